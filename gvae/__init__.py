@@ -1,0 +1,1 @@
+"""Guided-VAE encoders: networks, guidance, losses, objectives and the pretraining loop."""

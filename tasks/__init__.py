@@ -1,0 +1,1 @@
+"""Few-shot data: packed image stores, named class splits, and the episode sampler."""

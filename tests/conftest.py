@@ -1,0 +1,18 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder with the real data (METALEARN_DATA). Skips without it on a desk; under CI its absence fails."""
+    given = os.environ.get("METALEARN_DATA")
+    if given and Path(given).is_dir():
+        return Path(given)
+    message = f"METALEARN_DATA={given!r} is not a folder with the real data"
+    if os.environ.get("CI"):
+        pytest.fail(message + "; under CI tests on real data must run")
+    pytest.skip(message)
