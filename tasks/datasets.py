@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.errors import DataError, unknown
+from tasks.folders import existing
 from tasks.glyphs import glyph_store
 from tasks.omniglot import BACKGROUND, omniglot_store
 from tasks.progress import Progress, silent
 from tasks.splits import Dataset, lake, rotated, shuffled, upright, vinyals
-from tasks.store import cache_folder
 
 
 def omniglot(
@@ -94,14 +94,3 @@ def describe(name: str) -> str:
     if name not in DATASETS:
         raise DataError(unknown("dataset", name, DATASETS))
     return (DATASETS[name].__doc__ or "").strip().splitlines()[0]
-
-
-def existing(root: Path) -> Path:
-    """Give root back; make it when it is the default cache folder. Raises DataError when it is no folder."""
-    if root == cache_folder() and not root.exists():
-        root.mkdir(parents=True)
-    if not root.is_dir():
-        raise DataError(
-            f"data root {root} is not a folder; create it, or give another by --data-root or METALEARN_DATA"
-        )
-    return root

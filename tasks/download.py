@@ -22,7 +22,7 @@ class _Cut(Exception):
 
 
 def download(
-    url: str, path: Path, md5: str, *, report: Progress = silent, timeout: float = 30, pause: float = 1
+    url: str, path: Path, md5: str, *, report: Progress = silent, timeout: float = 30.0, pause: float = 1.0
 ) -> None:
     """Fetch ``url`` to ``path``, through ``path`` + ``.part``, which a later call continues by HTTP Range.
 

@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from tasks.errors import DataError
+from tasks.folders import stores_folder
 from tasks.hashing import below, uniform, words
 from tasks.progress import Progress, silent
-from tasks.store import Store, open_store, stores_folder, write_store
+from tasks.store import Store, open_store, write_store
 
 VERSION = 1  # of the drawing: another one gives another store
 STROKES = 4
@@ -109,7 +110,7 @@ def stroke_programs(
     points = np.empty((classes, STROKES, 4, 2))
     for s in range(STROKES):
         draws = random[:, 1 + 15 * s : 16 + 15 * s]
-        start, end = uniform(draws[:, 0:2], -1, 1), uniform(draws[:, 2:4], -1, 1)
+        start, end = uniform(draws[:, 0:2], -1.0, 1.0), uniform(draws[:, 2:4], -1.0, 1.0)
         if s:  # three in four start on the stroke before: twice as often at its end as at its start
             touch = points[np.arange(classes), s - 1, np.array([0, 3, 3])[below(draws[:, 4], 3)]]
             start = np.where((below(draws[:, 5], 4) > 0)[:, None], touch, start)
@@ -121,7 +122,7 @@ def stroke_programs(
         form = np.where(strokes == 1, 7, below(draws[:, 6], 8))[:, None]
         side = np.where(below(draws[:, 7:8], 2) == 0, -1.0, 1.0)
         arc = side * uniform(draws[:, 8:9], 0.3, 0.8)
-        bends = np.where(form < 3, 0.0, np.where(form < 6, arc, uniform(draws[:, 9:11], -1, 1)))
+        bends = np.where(form < 3, 0.0, np.where(form < 6, arc, uniform(draws[:, 9:11], -1.0, 1.0)))
         points[:, s, 0], points[:, s, 3] = start, start + step
         points[:, s, 1] = start + step * 0.25 + across * bends[:, :1]
         points[:, s, 2] = start + step * 0.75 + across * bends[:, 1:]
@@ -152,7 +153,7 @@ def place(
     """Move the control points of each instance: jitter, then shear, scale, rotation, shift."""
     slots = np.arange(STROKES * 8).reshape(1, STROKES, 4, 2)
     wide = (slice(None), None, None, None)
-    moves = uniform(words(seed, 2, kind[wide], instance[wide], slots), -1, 1)
+    moves = uniform(words(seed, 2, kind[wide], instance[wide], slots), -1.0, 1.0)
     points = programs + moves * factors["jitter"][wide]
     flat = (slice(None), None, None)
     sine, cosine = sine_cosine(factors["rotation"][flat])

@@ -2,10 +2,8 @@
 
 import hashlib
 import io
-import os
 import re
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +15,9 @@ from PIL import Image
 
 from tasks.download import download
 from tasks.errors import DataError
+from tasks.folders import cache_folder, stores_folder, walk
 from tasks.progress import Progress, silent
-from tasks.store import Store, cache_folder, open_store, stores_folder, write_store
+from tasks.store import Store, open_store, write_store
 
 VERSION = 1  # of the packing: another one gives another store
 SIDE = 105  # pixels of an original drawing
@@ -71,7 +70,7 @@ def omniglot_store(
 
     The zips or the folders ``images_background`` and ``images_evaluation`` may lie anywhere under ``root``;
     what is absent is downloaded to ``root/omniglot-py``. The store is kept in ``root/stores``, or, where root
-    is read-only, in ``cache`` (see tasks.store.stores_folder). Its name carries image size, packing version
+    is read-only, in ``cache`` (see tasks.folders.stores_folder). Its name carries image size, packing version
     and a hash of the source files' names, sizes and checksums (in a folder: times), so that other contents
     make another store. When the sources are gone, the newest store serves.
     One core decodes: threads gain nothing here, and new processes would start the caller's script again.
@@ -102,12 +101,9 @@ def omniglot_store(
 def find(root: Path, part: Part) -> Path | None:
     """Look for a part's zip or folder under root: the least deep one, a zip first; None without one."""
     found: list[Path] = []
-    for at, folders, files in os.walk(root):
-        if part.folder in folders:
-            found.append(Path(at) / part.folder)
-        if f"{part.folder}.zip" in files:
-            found.append(Path(at) / f"{part.folder}.zip")
-        folders[:] = [name for name in folders if name != "stores" and not name.startswith(("images_", "."))]
+    for at, folders, files in walk(root):
+        found += [at / part.folder] * (part.folder in folders)
+        found += [at / f"{part.folder}.zip"] * (f"{part.folder}.zip" in files)
     return min(found, key=lambda path: (len(path.parts), path.suffix != ".zip", path), default=None)
 
 
@@ -187,7 +183,8 @@ def pack(name: str, sources: Sequence[Source], image_size: int, report: Progress
                 raise DataError(
                     f"{character} is in {owners[character]} and in {source.path}; fetch them again"
                 )
-    files = sorted((entry, number) for number, source in enumerate(sources) for entry in source.entries)
+    pairs = ((entry, number) for number, source in enumerate(sources) for entry in source.entries)
+    files = sorted(pairs, key=lambda pair: (_character(pair[0]), pair[0]))
     readers = [_reader(source) for source in sources]
     images = np.empty((len(files), 1, image_size, image_size), np.uint8)
     for row, (entry, number) in enumerate(files):
@@ -212,14 +209,17 @@ def _reader(source: Source) -> Callable[[str], bytes]:
     archive = zipfile.ZipFile(source.path) if source.path.suffix == ".zip" else None
 
     def read(entry: str) -> bytes:
+        place = source.entries[entry]
+        size = (source.path / place).stat().st_size if archive is None else archive.getinfo(place).file_size
+        if size > _LARGEST:
+            raise DataError(f"{source.path}: {entry} has {size} bytes, more than any drawing; fetch it again")
         try:
-            if archive is None:
-                return (source.path / entry).read_bytes()
-            info = archive.getinfo(source.entries[entry])
-            if info.file_size > _LARGEST:
-                raise DataError(f"{source.path}: {entry} has {info.file_size} bytes, more than any drawing")
-            return archive.read(info)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            if archive is not None:
+                return archive.read(place)  # compares the checksum
+            data = (source.path / place).read_bytes()
+            Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # compares the PNG's own checksums
+            return data
+        except Exception as error:  # zipfile and Pillow let zlib, struct, syntax and runtime errors through
             raise DataError(f"{source.path}: {entry} cannot be read ({error}); fetch it again") from error
 
     return read
@@ -231,7 +231,6 @@ def decode(data: bytes, where: str, image_size: int) -> UInt8[np.ndarray, "s s"]
     Raises DataError, naming ``where``, when the bytes are no intact PNG or the size is another.
     """
     try:
-        Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # checksums, which decoding leaves out
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             size = image.size
             grey = image.convert("L") if size == (SIDE, SIDE) else image

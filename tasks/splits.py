@@ -1,7 +1,6 @@
 """Parts of a dataset that share no class, and the splits of Omniglot, keyed by class name."""
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Int8, Int64, UInt8
 
 from tasks.errors import DataError
+from tasks.folders import walk
 from tasks.store import Store
 
 PARTS = ("train", "val", "test")
@@ -173,8 +173,9 @@ def vinyals(root: Path, known: Iterable[str]) -> dict[str, list[str]]:
     ``known``: the base classes there are. Raises DataError when the files are absent, and with file and line
     number for a malformed line, one that is listed twice and one that names a class that there is not.
     """
-    folders = (Path(at) for at, _, files in os.walk(root) if {f"{part}.txt" for part in PARTS} <= set(files))
-    folder = next((at for at in sorted(folders) if at.name == "vinyals"), None)
+    lists = {f"{part}.txt" for part in PARTS}
+    found = [at for at, _, files in walk(root) if at.name == "vinyals" and lists <= set(files)]
+    folder = min(found, default=None)
     if folder is None:
         raise DataError(
             f"split 'vinyals' needs its class lists and {root} holds none; put train.txt, val.txt and "

@@ -37,7 +37,7 @@ class Store:
     offsets: Int64[np.ndarray, "k1"]
     class_names: tuple[str, ...]
     image_names: tuple[str, ...] = ()
-    factors: Mapping[str, Float32[np.ndarray, "n"]] = field(default_factory=dict)
+    factors: Mapping[str, Float32[np.ndarray, "_"]] = field(default_factory=dict)
     fingerprint: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
 
@@ -140,27 +140,6 @@ def open_store(path: Path, *, verify: bool = False) -> Store:
     if verify and fingerprint(store) != store.fingerprint:
         raise DataError(f"store {path} is damaged: its contents do not match its fingerprint; {fix}")
     return store
-
-
-def stores_folder(root: Path, cache: Path | None = None) -> Path:
-    """Where packed stores go: ``root/stores``, or ``cache/stores`` when root cannot be written.
-
-    ``cache`` defaults to the environment variable METALEARN_CACHE, then to ``~/.cache/metalearn``. A folder
-    without a write bit counts as read-only, also for a superuser.
-    """
-    stores = root / "stores"
-    if _writable(stores if stores.is_dir() else root):
-        return stores
-    return cache_folder(cache) / "stores"
-
-
-def cache_folder(cache: Path | None = None) -> Path:
-    """Give the folder for what can be made again: cache, METALEARN_CACHE or ``~/.cache/metalearn``."""
-    return cache or Path(os.environ.get("METALEARN_CACHE") or Path.home() / ".cache" / "metalearn")
-
-
-def _writable(folder: Path) -> bool:
-    return folder.is_dir() and bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
 def _problem(store: Store) -> str | None:
