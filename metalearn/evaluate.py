@@ -1,0 +1,120 @@
+"""Correct counts per episode: all episodes at once on cached features, or one by one on images."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metalearn.errors import UserError
+from metalearn.learners.base import FeatureLearner, Learner
+from tasks.episodes import EpisodeSampler
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, text), like ``gvae.pretrain.Recorder.progress``."""
+
+
+@runtime_checkable
+class Episodic(Protocol):
+    """What is needed of a ``tasks.splits.Partition``: uint8 images by index."""
+
+    labels: np.ndarray
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """Images (*indices.shape, c, h, w), uint8."""
+        ...
+
+
+def evaluate_features(
+    features: Float[Tensor, "n d"],
+    labels: Int[np.ndarray, "n"] | Int[Tensor, "n"],
+    learner: FeatureLearner,
+    sampler: EpisodeSampler,
+    episodes: int,
+    *,
+    batch: int = 256,
+    device: str | torch.device = "cpu",
+) -> Int[np.ndarray, "episodes"]:
+    """How many queries of each of the first ``episodes`` episodes are classified right, ``batch`` episodes
+    at a time.
+
+    The batch size changes speed and memory only: every episode is solved on its own. The learner's
+    extractor is not used: these are its features. Learner and features are brought to ``device``.
+
+    Raises UserError for features that are not finite, for a sampler of other labels, and for a learner that
+    works on images only.
+    """
+    if not isinstance(learner, FeatureLearner):
+        raise UserError(
+            f"learner {type(learner).__name__} adapts to images, not features: use evaluate_images"
+        )
+    known = np.asarray(labels)
+    finite = torch.isfinite(features).all(1)
+    if not finite.all():
+        first = int((~finite).nonzero()[0])
+        raise UserError(
+            f"{int((~finite).sum())} of {len(features)} features are not finite, the first in row {first}"
+        )
+    features, learner = features.detach().to(device), learner.to(device)
+    counts = np.empty(episodes, dtype=np.int64)
+    with torch.no_grad():
+        for start in range(0, episodes, batch):
+            stop = min(start + batch, episodes)
+            drawn = sampler[start:stop]
+            if drawn.query.max() >= len(known) or (known[drawn.query] != drawn.classes[..., None]).any():
+                raise UserError(
+                    f"the sampler draws from other labels than those of these {len(known)} features"
+                )
+            support = features[torch.from_numpy(drawn.support).to(device)]
+            query = features[torch.from_numpy(drawn.query).to(device)].flatten(1, 2)
+            said = learner.classify(support, query).argmax(-1)
+            truth = way_labels(drawn.query.shape[1:], said.device)
+            counts[start:stop] = (said == truth).sum(-1).cpu().numpy()
+    return counts
+
+
+def evaluate_images(
+    learner: Learner,
+    partition: Episodic,
+    sampler: EpisodeSampler,
+    episodes: int,
+    *,
+    device: str | torch.device = "cpu",
+    progress: Progress = lambda done, total, text: None,
+) -> Int[np.ndarray, "episodes"]:
+    """How many queries of each of the first ``episodes`` episodes are classified right, adapting to each on
+    its own.
+
+    The learner is brought to ``device`` and is otherwise left as it was.
+    """
+    learner = learner.to(device)
+    counts = np.empty(episodes, dtype=np.int64)
+    for index in range(episodes):
+        support, support_labels, query, query_labels = episode_images(partition, sampler, index, device)
+        with torch.no_grad():
+            said = learner.adapt(support, support_labels)(query).argmax(-1)
+        counts[index] = int((said == query_labels).sum())
+        progress(index + 1, episodes, "episodes")
+    return counts
+
+
+def episode_images(
+    partition: Episodic, sampler: EpisodeSampler, index: int, device: str | torch.device
+) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, "n"], Float[Tensor, "q c h w"], Int[Tensor, "q"]]:
+    """Support images and labels, query images and labels of episode ``index``; images in [0, 1]."""
+    drawn = sampler[index]
+
+    def images(indices: np.ndarray) -> Tensor:
+        raw = torch.from_numpy(partition.gather(indices.reshape(-1)))
+        return raw.to(device).float().div_(255)
+
+    support, query = drawn.support[0], drawn.query[0]
+    return images(support), way_labels(support.shape, device), images(query), way_labels(query.shape, device)
+
+
+def way_labels(shape: tuple[int, ...], device: str | torch.device) -> Int[Tensor, "n"]:
+    """Labels ``0 0 .. 1 1 ..`` of an episode's (ways, each) images, class by class."""
+    ways, each = shape
+    return torch.arange(ways, device=device).repeat_interleave(each)

@@ -1,0 +1,25 @@
+"""Similarities between queries and class representatives, batched over episodes by matrix products."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Metric = Literal["euclidean", "cosine"]
+
+
+def similarity(
+    query: Float[Tensor, "b q d"], points: Float[Tensor, "b k d"], metric: Metric
+) -> Float[Tensor, "b q k"]:
+    """Minus the squared Euclidean distance, or the cosine of the angle.
+
+    ``-|q - p|^2 = 2 q.p - |q|^2 - |p|^2``. Both sides are first centred on the points' mean, which leaves
+    distances as they are and keeps a large common offset from cancelling the digits of a float32.
+    """
+    if metric == "cosine":
+        return F.normalize(query, dim=-1) @ F.normalize(points, dim=-1).mT
+    centre = points.mean(1, keepdim=True)
+    query, points = query - centre, points - centre
+    squares = query.square().sum(-1, keepdim=True) + points.square().sum(-1).unsqueeze(1)
+    return 2 * (query @ points.mT) - squares

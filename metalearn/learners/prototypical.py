@@ -1,0 +1,42 @@
+"""Prototypical Networks: the nearest class mean."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metalearn.learners.base import FeatureLearner, require_positive
+from metalearn.learners.distance import Metric, similarity
+
+
+class Prototypical(FeatureLearner):
+    """Logit of a class: minus the squared Euclidean distance to the mean of its support features.
+
+    Snell et al. 2017 (arXiv 1703.05175), eqs. 1 and 2. Options: ``metric`` (``cosine``: cosine similarity
+    to that mean instead), ``normalise`` (features to unit length before anything else; L2N of Wang et al.
+    2019, SimpleShot), ``scale`` (logits are multiplied by it: an inverse temperature for training; ranks
+    stay).
+    """
+
+    reference = (
+        "Snell, Swersky & Zemel 2017, Prototypical Networks for Few-shot Learning, NeurIPS, arXiv 1703.05175"
+    )
+
+    def __init__(
+        self,
+        extractor: nn.Module | None = None,
+        *,
+        metric: Metric = "euclidean",
+        normalise: bool = False,
+        scale: float = 1.0,
+    ):
+        super().__init__(extractor)
+        require_positive("prototypical", scale=scale)
+        self.metric, self.normalise, self.scale = metric, normalise, scale
+
+    def classify(
+        self, support: Float[Tensor, "b ways shots d"], query: Float[Tensor, "b q d"]
+    ) -> Float[Tensor, "b q ways"]:
+        """See the class: ``-scale |q - mean_w|^2``, or ``scale cos(q, mean_w)``."""
+        if self.normalise:
+            support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
+        return self.scale * similarity(query, support.mean(2), self.metric)

@@ -1,0 +1,105 @@
+"""The datasets by name: each a function whose keyword arguments are its settings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from tasks.errors import DataError, unknown
+from tasks.glyphs import glyph_store
+from tasks.omniglot import BACKGROUND, omniglot_store
+from tasks.progress import Progress, silent
+from tasks.splits import Dataset, lake, rotated, shuffled, vinyals
+from tasks.store import cache_folder
+
+
+def omniglot(
+    root: Path,
+    *,
+    split: Literal["lake", "vinyals", "random"] = "lake",
+    split_seed: int = 0,
+    rotations: bool | None = None,
+    image_size: int = 28,
+    cache: Path | None = None,
+    report: Progress = silent,
+) -> Dataset:
+    """Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each, black and white.
+
+    split ``lake``: Omniglot's own sets, 964 and 659 characters, the last 20 % of the background alphabets for
+    validation; ``vinyals``: 1,028 / 172 / 423 characters from split files; ``random``: 1,100 / 100 / 423 seeded.
+    rotations: whether each quarter turn is a class of its own; None does as the split says (vinyals yes, the
+    others no). Images are (1, image_size, image_size) uint8, ink 255. cache: where the packed images go when root
+    is read-only. Raises DataError for whatever is wrong with root, files or settings.
+    """
+    if split not in ("lake", "vinyals", "random"):
+        raise DataError(unknown("Omniglot split", split, ("lake", "vinyals", "random")))
+    root = existing(root)
+    store = omniglot_store(root, image_size=image_size, cache=cache, report=report)
+    names = store.class_names
+    turn = rotations if rotations is not None else split == "vinyals"
+    if split == "vinyals":
+        parts = vinyals(root, names)
+        if not turn:
+            parts = {part: [n[: -len("/rot000")] for n in listed if n.endswith("/rot000")] for part, listed in parts.items()}
+        return Dataset.of_classes("omniglot", split, store, parts)
+    if split == "lake":
+        first = [store.image_names[start].startswith(f"{BACKGROUND.folder}/") for start in store.offsets[:-1]]
+        background = [name for name, is_first in zip(names, first, strict=True) if is_first]
+        evaluation = [name for name, is_first in zip(names, first, strict=True) if not is_first]
+        parts = lake(background, evaluation, split_seed)
+    else:
+        parts = shuffled(names, split_seed, train=1100, val=100)
+    if turn:
+        parts = {part: rotated(listed) for part, listed in parts.items()}
+    return Dataset.of_classes("omniglot", split, store, parts)
+
+
+def glyphs(
+    root: Path | None = None,
+    *,
+    classes: int = 1200,
+    instances: int = 20,
+    seed: int = 0,
+    image_size: int = 28,
+    split_seed: int = 0,
+    cache: Path | None = None,
+    report: Progress = silent,
+) -> Dataset:
+    """Glyphs: procedural handwriting-like characters with known factors; embedded, nothing to download.
+
+    Classes are split 60 / 20 / 20 by split_seed. With a root the images are kept there (in ``cache`` when it is
+    read-only), without one they stay in memory. Images are (1, image_size, image_size) uint8, ink 255.
+    Raises DataError for a setting out of range and for a root that is no folder.
+    """
+    if classes < 5:
+        raise DataError(f"classes={classes}: a split into train, val and test needs at least 5; give classes >= 5")
+    store = glyph_store(
+        classes,
+        instances,
+        seed,
+        image_size,
+        root=None if root is None else existing(root),
+        cache=cache,
+        report=report,
+    )
+    held_out = classes // 5
+    parts = shuffled(store.class_names, split_seed, train=classes - 2 * held_out, val=held_out)
+    return Dataset.of_classes("glyphs", "random", store, parts)
+
+
+DATASETS: dict[str, Callable[..., Dataset]] = {"glyphs": glyphs, "omniglot": omniglot}
+
+
+def describe(name: str) -> str:
+    """One line on a dataset of the table. Raises DataError for a name that is not in it."""
+    if name not in DATASETS:
+        raise DataError(unknown("dataset", name, DATASETS))
+    return (DATASETS[name].__doc__ or "").strip().splitlines()[0]
+
+
+def existing(root: Path) -> Path:
+    """Give root back; make it when it is the default cache folder. Raises DataError when it is no folder."""
+    if root == cache_folder() and not root.exists():
+        root.mkdir(parents=True)
+    if not root.is_dir():
+        raise DataError(f"data root {root} is not a folder; create it, or give another by --data-root or METALEARN_DATA")
+    return root

@@ -1,0 +1,134 @@
+"""Which images make up episode i of seed s: indices only, no image is touched."""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from tasks.errors import DataError
+from tasks.hashing import below, words
+
+_BLOCK = 1024  # episodes drawn at once: the working arrays then stay in the processor's cache
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeIndices:
+    """Positions in the dataset whose labels the sampler was given, int64.
+
+    ``support`` (b, ways, shots) and ``query`` (b, ways, queries) hold image positions; ``classes`` (b, ways) the
+    label of each way. In an episode the classes differ, and so do the images of a class.
+    """
+
+    support: Int[np.ndarray, "b ways shots"]
+    query: Int[np.ndarray, "b ways queries"]
+    classes: Int[np.ndarray, "b ways"]
+
+
+class EpisodeSampler:
+    """Episodes as a pure function of (seed, index).
+
+    Episode i is the same whatever the batch it is asked for in, the order, the process and the machine. Classes
+    are uniform without replacement, whatever their size; within a class so are the images.
+    ``sampler[i]`` gives one episode (leading axis 1), ``sampler[a:b]`` a batch. Time and memory of a batch do not
+    depend on the size of the dataset.
+
+    labels: (n,) whole numbers, any order, one per image. ways, shots, queries: at least 1; shots and queries are
+    per class. seed: 0 to 2**64 - 1. class_names: optional, only to name a class in an error by its label.
+    Raises DataError for a setting out of range, for more ways than classes, and for a class with fewer images
+    than shots + queries.
+    """
+
+    def __init__(
+        self,
+        labels: Int[np.ndarray, "n"],
+        *,
+        ways: int,
+        shots: int,
+        queries: int,
+        seed: int,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        for name, value in {"ways": ways, "shots": shots, "queries": queries}.items():
+            if value < 1:
+                raise DataError(f"{name}={value}: an episode needs at least 1; give {name} >= 1")
+        if not 0 <= seed < 2**64:
+            raise DataError(f"episode seed {seed}: allowed are whole numbers from 0 to 2**64 - 1")
+        self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
+        self._order = np.argsort(labels, kind="stable").astype(np.int64)
+        classes, starts, sizes = np.unique(labels[self._order], return_index=True, return_counts=True)
+        self._classes, self._starts, self._sizes = (a.astype(np.int64) for a in (classes, starts, sizes))
+        self._check(class_names)
+
+    def _check(self, class_names: Sequence[str] | None) -> None:
+        if self.ways > len(self._classes):
+            raise DataError(
+                f"ways={self.ways}, but the data has only {len(self._classes)} classes; "
+                f"give ways <= {len(self._classes)} or a split with more classes"
+            )
+        needed = self.shots + self.queries
+        small = np.flatnonzero(self._sizes < needed)
+        if len(small):
+            label, size = int(self._classes[small[0]]), int(self._sizes[small[0]])
+            name = f"{class_names[label]!r}" if class_names is not None else f"{label}"
+            others = f" ({len(small) - 1} more classes are too small)" if len(small) > 1 else ""
+            raise DataError(
+                f"class {name} has {size} images, but shots={self.shots} + queries={self.queries} need {needed}"
+                f"{others}; give shots + queries <= {int(self._sizes.min())} or leave such classes out"
+            )
+
+    def __getitem__(self, index: int | slice) -> EpisodeIndices:
+        """Episode ``index``, or the episodes of a slice, which must have a stop. Indices: 0 to 2**63 - 1.
+
+        Raises DataError for a negative or larger index and for a slice without a stop.
+        """
+        episodes = _episode_numbers(index)
+        blocks = [self._draw(episodes[i : i + _BLOCK]) for i in range(0, max(len(episodes), 1), _BLOCK)]
+        support, query, classes = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        return EpisodeIndices(support, query, classes)
+
+    def _draw(self, episodes: Int[np.ndarray, "b"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        batch, images = len(episodes), self.shots + self.queries
+        position = np.arange(self.ways * (1 + images), dtype=np.uint64)[:, None]
+        random = words(self.seed, episodes[None, :], position)  # (positions, b)
+        chosen = _sample(random[: self.ways], np.full(batch, len(self._classes)))  # (ways, b)
+        sizes = self._sizes[chosen].reshape(-1)
+        within = _sample(random[self.ways :].reshape(images, self.ways * batch), sizes)  # (images, ways * b)
+        found = self._order[self._starts[chosen].reshape(-1) + within]
+        found = np.ascontiguousarray(found.reshape(images, self.ways, batch).transpose(2, 1, 0))
+        return found[..., : self.shots], found[..., self.shots :], self._classes[chosen].T
+
+
+def _sample(random: np.ndarray, sizes: Int[np.ndarray, "rows"]) -> Int[np.ndarray, "m rows"]:
+    """Draw m of 0..size-1 in random order without replacement, per row: the first m steps of Fisher-Yates.
+
+    Step i swaps places i and j[i] >= i of a list 0..size-1 that is never built: only what lies at the places
+    swapped so far is known, as (place j[k], content left[k]); later swaps overwrite earlier ones.
+    """
+    small = sizes.max(initial=0) < 2**15
+    kind = np.int16 if small else np.int64
+    j = np.empty(random.shape, kind)
+    left, picked = np.empty_like(j), np.empty_like(j)
+    for i in range(len(random)):
+        j[i] = below(random[i], sizes - i) + i
+        picked[i], left[i] = j[i], i
+        for k in range(i):
+            np.copyto(picked[i], left[k], where=j[k] == j[i])
+            np.copyto(left[i], left[k], where=j[k] == i)
+    return picked.astype(np.int64)
+
+
+def _episode_numbers(index: int | slice) -> Int[np.ndarray, "b"]:
+    if isinstance(index, slice):
+        if index.stop is None:
+            raise DataError("episodes have no end: give the slice a stop, as in sampler[0:1000]")
+        numbers = range(index.start or 0, index.stop, 1 if index.step is None else index.step)
+    else:
+        first = operator.index(index)
+        numbers = range(first, first + 1)
+    if numbers and not (0 <= min(numbers[0], numbers[-1]) and max(numbers[0], numbers[-1]) < 2**63):
+        raise DataError(f"episode index {index}: allowed are whole numbers from 0 to 2**63 - 1")
+    return np.array(numbers, np.int64) if len(numbers) < 2 else np.arange(
+        numbers[0], numbers[-1] + numbers.step, numbers.step, dtype=np.int64
+    )

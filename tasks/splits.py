@@ -1,0 +1,200 @@
+"""Parts of a dataset that share no class, and the splits of Omniglot, keyed by class name."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int8, Int64, UInt8
+
+from tasks.errors import DataError
+from tasks.store import Store
+
+PARTS = ("train", "val", "test")
+_ROTATION = re.compile(r"/rot(000|090|180|270)$")
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """One part of a dataset, sorted by class; touches no image until asked.
+
+    ``index`` (n,) rows of store.images; ``quarter_turns`` (n,) int8, 0 to 3, counter-clockwise as np.rot90;
+    ``labels`` (n,) 0 to K - 1; ``class_names`` K sorted names, ``Alphabet/characterNN``, or
+    ``Alphabet/characterNN/rotDDD`` where rotations by DDD degrees are classes.
+    """
+
+    store: Store
+    name: str
+    index: Int64[np.ndarray, "n"]
+    quarter_turns: Int8[np.ndarray, "n"]
+    labels: Int64[np.ndarray, "n"]
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of_classes(cls, store: Store, name: str, class_names: Iterable[str]) -> "Partition":
+        """Build a part from names of the store's classes, each perhaps followed by ``/rotDDD``.
+
+        Raises DataError for a class that the store does not have, or one named twice.
+        """
+        names = sorted(class_names)
+        repeated = sorted({a for a, b in zip(names, names[1:], strict=False) if a == b})
+        if repeated:
+            raise DataError(f"part {name!r} names {_some(repeated)} twice; name each class once")
+        rows = {row_name: k for k, row_name in enumerate(store.class_names)}
+        missing = [full for full in names if base_class(full) not in rows]
+        if missing:
+            raise DataError(f"part {name!r}: {_some(missing)} not in the store {store.name!r}; check the names")
+        where = np.array([rows[base_class(full)] for full in names], np.int64)
+        sizes = np.diff(store.offsets)[where]
+        starts = np.cumsum(sizes) - sizes
+        index = np.arange(sizes.sum()) + np.repeat(store.offsets[where] - starts, sizes)
+        turns = np.array([int(found[1]) // 90 if (found := _ROTATION.search(full)) else 0 for full in names], np.int8)
+        labels = np.repeat(np.arange(len(names)), sizes)
+        return cls(store, name, index.astype(np.int64), np.repeat(turns, sizes), labels.astype(np.int64), tuple(names))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.store.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def factors(self) -> dict[str, np.ndarray]:
+        """Known factors of the images as stored, before any quarter turn: name -> (n,) float32; may be empty."""
+        return {name: values[self.index] for name, values in self.store.factors.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the store's fingerprint and of which images are taken, turned how; labels do not enter."""
+        digest = hashlib.sha256(self.store.fingerprint.encode())
+        digest.update(self.index.astype("<i8").tobytes())
+        digest.update(self.quarter_turns.astype("i1").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def base_classes(self) -> frozenset[str]:
+        """Class names without their rotation."""
+        return frozenset(map(base_class, self.class_names))
+
+    def gather(self, indices: Int64[np.ndarray, "..."]) -> UInt8[np.ndarray, "... c h w"]:
+        """Images at positions 0 to n - 1 of this part, any shape, as uint8 (*shape, c, h, w). IndexError beyond n."""
+        images = self.store.images[self.index[indices]]
+        turns = self.quarter_turns[indices]
+        for k in (1, 2, 3):
+            turned = turns == k
+            if turned.any():
+                images[turned] = np.rot90(images[turned], k, axes=(-2, -1))
+        return images
+
+    def images(self) -> UInt8[np.ndarray, "n c h w"]:
+        """All images of this part, in memory."""
+        return self.gather(np.arange(len(self.index)))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three parts without a common class. Raises DataError, naming the classes, when two parts share one."""
+
+    name: str
+    split: str
+    train: Partition
+    val: Partition
+    test: Partition
+
+    def __post_init__(self) -> None:
+        for one, other in combinations((self.train, self.val, self.test), 2):
+            shared = sorted(one.base_classes & other.base_classes)
+            if shared:
+                raise DataError(
+                    f"{self.label}: parts {one.name!r} and {other.name!r} overlap in {len(shared)} "
+                    f"class{'es' if len(shared) > 1 else ''}: {_some(shared)}; each class belongs in one part only"
+                )
+
+    @property
+    def label(self) -> str:
+        """Name and split, as in ``omniglot/lake``."""
+        return f"{self.name}/{self.split}"
+
+    @classmethod
+    def of_classes(cls, name: str, split: str, store: Store, parts: Mapping[str, Iterable[str]]) -> "Dataset":
+        """Build train, val and test from their class names. Raises DataError as Partition.of_classes does."""
+        return cls(name, split, *(Partition.of_classes(store, part, parts[part]) for part in PARTS))
+
+
+def base_class(name: str) -> str:
+    """Give a class name without its ``/rotDDD``."""
+    return _ROTATION.sub("", name)
+
+
+def rotated(names: Iterable[str]) -> list[str]:
+    """Each class as four: turned by 0, 90, 180 and 270 degrees counter-clockwise."""
+    return [f"{name}/rot{degrees:03d}" for name in names for degrees in (0, 90, 180, 270)]
+
+
+def seeded_order(names: Iterable[str], seed: int) -> list[str]:
+    """Shuffle names by the sha256 of seed and name: the same on every machine, whatever order they come in."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+
+
+def lake(background: Sequence[str], evaluation: Sequence[str], seed: int) -> dict[str, list[str]]:
+    """Split by Omniglot's own two sets (Lake et al. 2015): test is the evaluation set.
+
+    Validation is the last 20 % of the background alphabets in a seeded order (6 of 30).
+    """
+    alphabets = seeded_order({name.split("/")[0] for name in background}, seed)
+    held_out = set(alphabets[len(alphabets) - max(1, round(0.2 * len(alphabets))) :])
+    parts: dict[str, list[str]] = {"train": [], "val": [], "test": list(evaluation)}
+    for name in background:
+        parts["val" if name.split("/")[0] in held_out else "train"].append(name)
+    return parts
+
+
+def shuffled(names: Sequence[str], seed: int, train: int, val: int) -> dict[str, list[str]]:
+    """Shuffle classes by a seed: the first ``train`` train, the next ``val`` validate, the rest test."""
+    order = seeded_order(names, seed)
+    return {"train": order[:train], "val": order[train : train + val], "test": order[train + val :]}
+
+
+def vinyals(root: Path, known: Iterable[str]) -> dict[str, list[str]]:
+    """Split of Vinyals et al. 2016, read from ``vinyals/{train,val,test}.txt`` anywhere under root.
+
+    ``known``: the base classes there are. Raises DataError when the files are absent, and with file and line
+    number for a malformed line, one that is listed twice and one that names a class that there is not.
+    """
+    folders = (Path(at) for at, _, files in os.walk(root) if {f"{part}.txt" for part in PARTS} <= set(files))
+    folder = next((at for at in sorted(folders) if at.name == "vinyals"), None)
+    if folder is None:
+        raise DataError(
+            f"split 'vinyals' needs its class lists and {root} holds none; put train.txt, val.txt and test.txt "
+            f"(one Alphabet/characterNN/rotDDD a line) in {root / 'splits' / 'vinyals'}, or choose split lake or random"
+        )
+    allowed = frozenset(known)
+    return {part: _read_list(folder / f"{part}.txt", allowed) for part in PARTS}
+
+
+def _read_list(path: Path, known: frozenset[str]) -> list[str]:
+    first: dict[str, int] = {}
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        name = line.strip()
+        if not name:
+            continue
+        where = f"{path}, line {number}"
+        if name.count("/") != 2 or not _ROTATION.search(name):
+            raise DataError(f"{where}: {name[:80]!r} is not Alphabet/characterNN/rotDDD with DDD 000, 090, 180 or 270")
+        if name in first:
+            raise DataError(f"{where}: {name!r} is already on line {first[name]}; list each class once")
+        if base_class(name) not in known:
+            raise DataError(f"{where}: {name!r} is not a class of this dataset; correct the name or remove the line")
+        first[name] = number
+    if not first:
+        raise DataError(f"{path} lists no class; it needs one Alphabet/characterNN/rotDDD a line")
+    return list(first)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

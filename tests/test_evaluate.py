@@ -1,0 +1,75 @@
+"""Counts per episode: batched on features, one by one on images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from metalearn.errors import UserError
+from metalearn.evaluate import evaluate_features, evaluate_images
+from metalearn.learners import FeatureLearner, Learner, make_learner
+from tasks.episodes import EpisodeSampler
+
+
+class Images:
+    """Enough of a partition: coloured noise around one random image a class."""
+
+    def __init__(self, classes=12, each=8, shape=(1, 6, 6), seed=0):
+        rng = np.random.default_rng(seed)
+        centre = rng.integers(40, 216, (classes, 1, *shape))
+        self.pixels = np.clip(centre + rng.normal(0, 60, (classes, each, *shape)), 0, 255).astype(np.uint8)
+        self.pixels = self.pixels.reshape(-1, *shape)
+        self.labels = np.repeat(np.arange(classes), each)
+
+    def gather(self, indices):
+        return self.pixels[indices]
+
+
+def case(ways=5, shots=2, queries=3):
+    images = Images()
+    features = torch.from_numpy(images.pixels).flatten(1).float() / 255
+    return images, features, EpisodeSampler(images.labels, ways=ways, shots=shots, queries=queries, seed=3)
+
+
+@pytest.mark.parametrize("kind", ["prototypical", "nearest_neighbour", "ridge", "logistic"])
+def test_batched_features_equal_single_images_whatever_the_batch(kind):
+    images, features, sampler = case()
+    learner = make_learner(kind)
+    assert isinstance(learner, FeatureLearner)
+    single = evaluate_images(learner, images, sampler, 30)
+    for batch in (7, 500):
+        counts = evaluate_features(features, images.labels, learner, sampler, 30, batch=batch)
+        assert counts.dtype == np.int64
+        np.testing.assert_array_equal(counts, single)
+    assert 0.3 < single.mean() / 15 < 1
+
+
+def test_first_episodes_do_not_depend_on_how_many_follow():
+    images, features, sampler = case()
+    learner = make_learner("prototypical")
+    few = evaluate_features(features, images.labels, learner, sampler, 20)
+    np.testing.assert_array_equal(few, evaluate_features(features, images.labels, learner, sampler, 300)[:20])
+
+
+def test_evaluate_images_reports_progress_and_leaves_the_learner():
+    images, _, sampler = case()
+    learner = make_learner("prototypical", nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.BatchNorm1d(4)))
+    before = {k: v.clone() for k, v in learner.state_dict().items()}
+    seen = []
+    evaluate_images(learner, images, sampler, 3, progress=lambda *args: seen.append(args))
+    assert seen == [(1, 3, "episodes"), (2, 3, "episodes"), (3, 3, "episodes")]
+    assert all(torch.equal(v, before[k]) for k, v in learner.state_dict().items())
+    assert learner.training
+
+
+def test_features_that_cannot_be_used():
+    images, features, sampler = case()
+    learner = make_learner("prototypical")
+    with pytest.raises(UserError, match="draws from other labels than those of these 40 features"):
+        evaluate_features(features[:40], images.labels[:40], learner, sampler, 5)
+    broken = features.clone()
+    broken[7, 0] = float("nan")
+    with pytest.raises(UserError, match="1 of 96 features are not finite, the first in row 7"):
+        evaluate_features(broken, images.labels, learner, sampler, 5)
+    with pytest.raises(UserError, match="Learner adapts to images, not features: use evaluate_images"):
+        evaluate_features.__wrapped__(features, images.labels, Learner(), sampler, 5)
