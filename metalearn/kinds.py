@@ -64,7 +64,8 @@ def load_attribute(path: str) -> Any:
 
 def table_of(what: str) -> Mapping[str, Any]:
     """Table of the kinds of `what`: one of `TABLES`."""
-    return load_attribute(TABLES[what].path)
+    module, _, name = TABLES[what].path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def find(what: str, name: str, table: Mapping[str, Any]) -> Callable[..., Any]:
