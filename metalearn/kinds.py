@@ -42,7 +42,7 @@ TABLES = {
         "gvae.objectives:OBJECTIVES",
         frozenset({"image_shape", "classes", "dataset_size", "seed", "trunk", "latents"}),
     ),
-    "extractor": Table("metalearn.extractors:EXTRACTORS", frozenset({"image_shape", "seed"})),
+    "extractor": Table("metalearn.extractors:EXTRACTORS", frozenset({"image_shape", "seed", "model"})),
     "learner": Table("metalearn.learners:LEARNERS", frozenset({"extractor"})),
     "metric": Table("gvae.metrics:METRICS", frozenset()),
 }

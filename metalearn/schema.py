@@ -126,6 +126,7 @@ class PretrainingConfig(Settings):
 
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    monitor: MonitorConfig | None = MonitorConfig()
 
 
 class PretrainConfig(Settings):
@@ -136,7 +137,7 @@ class PretrainConfig(Settings):
     objective: Kind
     training: TrainingConfig = TrainingConfig()
     seed: Seed = 0
-    monitor: MonitorConfig | None = None
+    monitor: MonitorConfig | None = MonitorConfig()
 
 
 class BenchConfig(Settings):
