@@ -1,0 +1,138 @@
+"""Weights and training state on disk: atomic, and nothing in a file is executed when it is read."""
+
+import contextlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from gvae.errors import ModelError
+from gvae.vae import VAE
+
+SCHEMA = 1
+ENCODER = "encoder.safetensors"
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then rename it over ``path``.
+
+    On any error (a full disk, an interrupt) the file that stood at ``path`` survives and the temporary is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a training state (tensors, numbers, strings, containers of these) atomically."""
+
+    def write(file: BinaryIO) -> None:
+        torch.save(dict(state), file)
+
+    write_atomic(path, write)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what ``save_state`` wrote, onto the CPU; raises ModelError when it is truncated or holds code."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        raise ModelError(
+            f"{path} is not a readable training state ({type(error).__name__}); "
+            "it is truncated or was not written by this program: remove it to start again"
+        ) from error
+
+
+def save_encoder(folder: Path, vae: VAE, info: Mapping[str, Any]) -> Path:
+    """Write ``encoder.safetensors`` (weights, and ``info`` with the architecture as its metadata); return its path.
+
+    ``encoder.json`` beside it is the same metadata for people; it is never read.
+    """
+    header = {
+        "schema": SCHEMA,
+        "image_shape": list(vae.image_shape),
+        "trunk": vae.trunk_name,
+        "latents": vae.latents,
+        "slots": vae.slot_sizes,
+        **info,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
+    data = save(tensors, metadata={"gvae": json.dumps(header)})
+    write_atomic(folder / ENCODER, lambda file: file.write(data))
+    readable = json.dumps(header, indent=2).encode()
+    write_atomic(folder / "encoder.json", lambda file: file.write(readable))
+    return folder / ENCODER
+
+
+def load_encoder(path: Path) -> tuple[VAE, dict[str, Any]]:
+    """Read a VAE and its info from ``encoder.safetensors`` or the folder (or run) that holds it.
+
+    Raises ModelError when there is none, it is truncated, or its weights are of another architecture.
+    """
+    file = _find_encoder(Path(path))
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{file} is not a readable safetensors file ({error}); it is truncated or another kind"
+        ) from error
+    if "gvae" not in metadata:
+        raise ModelError(f"{file} holds weights but not an encoder written by this program; use a run's {ENCODER}")
+    info = json.loads(metadata["gvae"])
+    if info.get("schema") != SCHEMA:
+        raise ModelError(f"{file} has schema {info.get('schema')}, this version reads schema {SCHEMA}")
+    vae = VAE(tuple(info["image_shape"]), trunk=info["trunk"], latents=info["latents"], slots=info["slots"])
+    load_weights(vae, tensors, str(file))
+    return vae.eval(), info
+
+
+def load_weights(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Fill ``module`` from named tensors; raises ModelError naming the first ones that do not fit."""
+    expected = module.state_dict()
+    missing = sorted(set(expected) - set(tensors))
+    surplus = sorted(set(tensors) - set(expected))
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)}, the network has {tuple(expected[name].shape)}"
+        for name in expected
+        if name in tensors and tensors[name].shape != expected[name].shape
+    ]
+    if missing or surplus or shapes:
+        found = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in surplus] + shapes
+        raise ModelError(
+            f"{source} is a checkpoint of another architecture: {'; '.join(found[:3])}"
+            f"{f' and {len(found) - 3} more' if len(found) > 3 else ''}; build the network it was trained with"
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def _find_encoder(path: Path) -> Path:
+    candidates = [path] if path.is_file() else [path / ENCODER, path / "checkpoints" / ENCODER]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise ModelError(f"no encoder at {path}: give an {ENCODER}, or the folder or pretraining run that holds one")

@@ -1,0 +1,204 @@
+"""What guides the latents: the light decoder of transformations and components, and the label heads.
+
+Ding et al., Guided Variational Autoencoder for Disentanglement Learning, CVPR 2020, arXiv 2004.01255.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gvae.errors import ModelError
+from gvae.nets import ImageShape
+
+TRANSFORMS = {"rotation": 1, "scale": 1, "translation": 2, "shear": 1}
+"""Geometric slots and how many latents each takes."""
+
+_OUTPUTS = {"rotation": 1, "scale": 2, "translation": 2, "shear": 1}
+_STEPS = {
+    "rotation": 0.3,
+    "scale": 0.1,
+    "translation": 0.1,
+    "shear": 0.2,
+}  # effect of one posterior sd at the start
+
+
+def sampling_matrix(name: str, values: Float[Tensor, "n k"]) -> Float[Tensor, "n 3 3"]:
+    """Homogeneous matrix taking an output position to where the image is read, in [-1, 1] coordinates (x, y).
+
+    ``values``: rotation, radians (n, 1), counter-clockwise as seen; scale, two factors (n, 2), a factor of 0.5
+    doubles the size; translation, (n, 2) in half image widths; shear, (n, 1). As ``affine_grid`` reads it.
+    """
+    matrix = torch.eye(3, dtype=values.dtype, device=values.device).repeat(len(values), 1, 1)
+    if name == "rotation":
+        cos, sin = values[:, 0].cos(), values[:, 0].sin()
+        matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 0], matrix[:, 1, 1] = cos, -sin, sin, cos
+    elif name == "scale":
+        matrix[:, 0, 0], matrix[:, 1, 1] = values[:, 0], values[:, 1]
+    elif name == "translation":
+        matrix[:, 0, 2], matrix[:, 1, 2] = values[:, 0], values[:, 1]
+    elif name == "shear":
+        matrix[:, 0, 1] = values[:, 0]
+    else:
+        raise ModelError(f"unknown transform {name!r}; allowed: {', '.join(TRANSFORMS)}")
+    return matrix
+
+
+def warp(images: Float[Tensor, "n c h w"], matrix: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n c h w"]:
+    """Read ``images`` through sampling matrices: bilinear, zeros outside, pixel centres (align_corners=False)."""
+    grid = F.affine_grid(matrix[:, :2], list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+class LightOutput(NamedTuple):
+    """The light decoder's canonical image and the same under the transformation, both (n, c, h, w)."""
+
+    canonical: Float[Tensor, "n c h w"]
+    image: Float[Tensor, "n c h w"]
+
+
+class LightDecoder(nn.Module):
+    """tau(z_def) o (z_cont B^T): a linear basis under a geometric transformation (Ding et al. 2020, section 3.1).
+
+    ``transforms`` are applied to the canonical image in the order listed. ``unit_norm``: the basis has columns of
+    length one, since a free basis can shrink to cheat the orthogonality penalty; a learned gain an image scales
+    z_cont instead. ``bounded``: the canonical image goes through a bias and a sigmoid, as in the authors' release.
+    ``linear_scale``: scale factors are an affine map of the latent, which may be negative, as in the release;
+    otherwise its exponential. ``resample_each``: one bilinear resampling a transform, as in the release, rather
+    than one for their product.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        content: int,
+        transforms: Sequence[str],
+        *,
+        unit_norm: bool = True,
+        bounded: bool = False,
+        linear_scale: bool = False,
+        resample_each: bool = False,
+    ):
+        super().__init__()
+        self.image_shape, self.transforms = tuple(image_shape), tuple(transforms)
+        self.unit_norm, self.bounded = unit_norm, bounded
+        self.linear_scale, self.resample_each = linear_scale, resample_each
+        pixels = image_shape[0] * image_shape[1] * image_shape[2]
+        self.components = nn.Linear(content, pixels)
+        self.gain = nn.Parameter(torch.ones(content))
+        self.maps = nn.ModuleDict({name: nn.Linear(TRANSFORMS[name], _OUTPUTS[name]) for name in self.transforms})
+
+    @torch.no_grad()
+    def start_at_identity(self) -> None:
+        """Set every map so that z_def = 0 transforms nothing and one unit transforms a little."""
+        for name, linear in self.maps.items():
+            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
+            linear.weight.copy_(torch.eye(2) if name == "translation" else torch.ones(1))  # type: ignore[operator]
+            linear.weight.mul_(_STEPS[name])  # type: ignore[operator]
+
+    @property
+    def basis(self) -> Float[Tensor, "pixels k"]:
+        """B, the components as columns; unit length when ``unit_norm``."""
+        weight = self.components.weight
+        return F.normalize(weight, dim=0) if self.unit_norm else weight
+
+    def matrices(self, z_def: dict[str, Tensor]) -> list[Float[Tensor, "n 3 3"]]:
+        """Return the sampling matrix of each transform, in the order applied, from its latents (n, k)."""
+        found = []
+        for name in self.transforms:
+            values = self.maps[name](z_def[name])
+            if name == "scale" and not self.linear_scale:
+                values = values.exp()
+            found.append(sampling_matrix(name, values))
+        return found
+
+    def forward(self, z_def: dict[str, Tensor], z_content: Float[Tensor, "n k"]) -> LightOutput:
+        """Return the canonical image and its transformation; values unbounded unless ``bounded``."""
+        if self.unit_norm:
+            z_content = z_content * self.gain
+        flat = F.linear(z_content, self.basis, self.components.bias)
+        canonical = (flat.sigmoid() if self.bounded else flat).view(-1, *self.image_shape)
+        image = canonical
+        matrices = self.matrices(z_def)
+        if self.resample_each:
+            for matrix in matrices:
+                image = warp(image, matrix)
+        elif matrices:
+            product = matrices[0]
+            for matrix in matrices[1:]:
+                product = product @ matrix
+            image = warp(image, product)
+        return LightOutput(canonical, image)
+
+
+class SoftmaxHead(nn.Module):
+    """Excitation by a linear softmax classifier: z_t (n, d) to class logits (n, classes)."""
+
+    def __init__(self, latents: int, classes: int):
+        super().__init__()
+        self.linear = nn.Linear(latents, classes)
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
+        """Return class logits."""
+        return self.linear(z)
+
+
+class PrototypeHead(nn.Module):
+    """Excitation by learned class prototypes: logits = -|| z - p_k ||^2 / temperature (after Snell et al. 2017).
+
+    The geometry of nearest class mean, so that excited latents are good features for it; ``log_temperature`` is
+    learned and starts at the number of latents.
+    """
+
+    def __init__(self, latents: int, classes: int):
+        super().__init__()
+        self.linear = nn.Linear(latents, classes, bias=False)  # row k: prototype k
+        self.log_temperature = nn.Parameter(torch.tensor(float(latents)).log())
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
+        """Return class logits."""
+        prototypes = self.linear.weight
+        distances = z.square().sum(1, keepdim=True) - 2 * self.linear(z) + prototypes.square().sum(1)
+        return -distances * torch.exp(-self.log_temperature)
+
+
+class CosineHead(nn.Module):
+    """Excitation by a cosine softmax with a learned scale: logits = s cos(z, w_k) (Gidaris & Komodakis 2018)."""
+
+    def __init__(self, latents: int, classes: int):
+        super().__init__()
+        self.linear = nn.Linear(latents, classes, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(16.0).log())
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
+        """Return class logits."""
+        return self.log_scale.exp() * F.linear(F.normalize(z, dim=1), F.normalize(self.linear.weight, dim=1))
+
+
+HEADS: dict[str, type[nn.Module]] = {"softmax": SoftmaxHead, "prototype": PrototypeHead, "cosine": CosineHead}
+
+
+def build_head(kind: Literal["softmax", "prototype", "cosine"], latents: int, classes: int) -> nn.Module:
+    """Build an excitation head; raises ModelError on an unknown kind."""
+    if kind not in HEADS:
+        raise ModelError(f"unknown head {kind!r}; allowed: {', '.join(sorted(HEADS))}")
+    return HEADS[kind](latents, classes)
+
+
+def build_adversary(latents: int, classes: int, hidden: int) -> nn.Sequential:
+    """Build the inhibition adversary C: (n, latents) to class logits; hidden layers as in the release.
+
+    Two hidden layers with batch norm and LeakyReLU 0.2 (the release has 32 units for one binary attribute).
+    """
+    return nn.Sequential(
+        nn.Linear(latents, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.LeakyReLU(0.2),
+        nn.Linear(hidden, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.LeakyReLU(0.2),
+        nn.Linear(hidden, classes),
+    )

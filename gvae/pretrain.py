@@ -1,0 +1,236 @@
+"""The one pretraining loop: every objective, any device, resumed to exactly what an uninterrupted run gives."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from gvae.checkpoint import load_state, load_weights, save_state
+from gvae.errors import ModelError
+from gvae.objective import Batch, Phase, VAEObjective
+from gvae.recorder import Recorder
+from gvae.traverse import preview
+
+LOG_EVERY = 25  # steps between two records; states are saved at these steps only, so no average is lost
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train: ``learning_rate`` of Adam, at ``schedule``; seconds between two saved states."""
+
+    epochs: int = 15
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_seconds: float = 60.0
+
+
+def mix(*numbers: int) -> int:
+    """Hash integers to 63 bits (splitmix64's finaliser): the seed of a step's noise or an epoch's order."""
+    state = 0
+    for number in numbers:
+        state = (state ^ (number & (2**64 - 1))) + 0x9E3779B97F4A7C15 & (2**64 - 1)
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & (2**64 - 1)
+        state ^= state >> 31
+    return state >> 1
+
+
+def pretrain(
+    objective: VAEObjective,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    *,
+    training: Training,
+    seed: int,
+    device: str | torch.device = "cpu",
+    state: Path | None = None,
+    recorder: Recorder | None = None,
+    monitor: Callable[[VAEObjective], Mapping[str, float]] | None = None,
+) -> VAEObjective:
+    """Train ``objective`` on images (uint8, kept on the device) and labels; return it in eval mode.
+
+    The order of an epoch and the noise of a step depend on (seed, epoch) and (seed, step) alone. With ``state`` the
+    run continues from that file where it exists, to bitwise the weights of an uninterrupted run on a CPU.
+    ``monitor`` runs after every epoch, its numbers are recorded. Raises ModelError on a non-finite loss, before
+    the step that it would spoil, and on a state of another run.
+    """
+    recorder = recorder or Recorder()
+    device = torch.device(device)
+    objective.to(device).train()
+    images, labels = images.to(device), labels.to(device)
+    phases = objective.phases()
+    optimisers = build_optimisers(phases, training)
+    steps = _steps_per_epoch(len(images), training.batch_size)
+    total = steps * training.epochs
+    identity = json.dumps({"seed": seed, "images": len(images), "training": asdict(training)}, sort_keys=True)
+    done = restore(state, objective, optimisers, identity) if state else 0
+    meter = Meter()
+    saved = time.monotonic()
+    for step in range(done, total):
+        batch = draw(images, labels, step, steps, training.batch_size, seed)
+        learning_rate = _learning_rate(training, step, total)
+        for phase in phases:
+            optimiser = optimisers[phase.optimiser]
+            set_learning_rate(optimiser, learning_rate)
+            with autocast(training.precision, device):
+                loss, terms = phase.loss(batch)
+            meter.add(check_finite(loss, terms, phase.name, step))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        epoch_ends = (step + 1) % steps == 0
+        if (step + 1) % LOG_EVERY == 0 or epoch_ends:
+            values = meter.flush()
+            recorder.scalars(step + 1, {f"train/{name}": value for name, value in values.items()})
+            recorder.progress(
+                step + 1, total, f"epoch {step // steps + 1}/{training.epochs}, loss {values['loss']:.1f}"
+            )
+        if epoch_ends:
+            report_epoch(objective, images, step + 1, recorder, monitor)
+        due = (step + 1) % LOG_EVERY == 0 and time.monotonic() - saved >= training.checkpoint_seconds
+        if state and (due or step + 1 == total):
+            save_state(state, snapshot(objective, optimisers, identity, step + 1))
+            saved = time.monotonic()
+    return objective.eval()
+
+
+def build_optimisers(phases: list[Phase], training: Training) -> dict[str, torch.optim.Optimizer]:
+    """Build one fused Adam for each optimiser that the phases name; phases that share one share parameters."""
+    parameters = {phase.optimiser: phase.parameters for phase in phases}
+    return {
+        name: torch.optim.Adam(found, training.learning_rate, weight_decay=training.weight_decay, fused=True)
+        for name, found in parameters.items()
+    }
+
+
+def draw(
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    step: int,
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> Batch:
+    """Return the batch of a step: a slice of the epoch's seeded permutation, images as floats in [0, 1]."""
+    epoch, position = divmod(step, steps)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(seed, 1, epoch)))
+    index = order[position * batch_size : (position + 1) * batch_size].to(images.device)
+    generator = torch.Generator(images.device).manual_seed(mix(seed, 2, step))
+    return Batch(images[index].float().mul_(1 / 255), labels[index], generator)
+
+
+def check_finite(loss: Tensor, terms: Mapping[str, Tensor], phase: str, step: int) -> dict[str, Tensor]:
+    """Return the terms with the loss, detached; raise ModelError naming the term when the loss is not finite."""
+    if not torch.isfinite(loss):
+        bad = [f"{name} = {float(value)}" for name, value in terms.items() if not torch.isfinite(value)]
+        raise ModelError(
+            f"the loss of phase {phase!r} is {float(loss)} at step {step} ({', '.join(bad) or 'all terms finite'}); "
+            "stopped before the optimiser step. Lower training.learning_rate or the weight of that term"
+        )
+    name = "loss" if phase == "main" else f"loss_{phase}"
+    return {name: loss.detach(), **{key: value.detach() for key, value in terms.items()}}
+
+
+class Meter:
+    """Running means on the device: the numbers come to the host only when they are asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add one observation of each name."""
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def flush(self) -> dict[str, float]:
+        """Return the means and start anew."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+def report_epoch(
+    objective: VAEObjective,
+    images: UInt8[Tensor, "n c h w"],
+    step: int,
+    recorder: Recorder,
+    monitor: Callable[[VAEObjective], Mapping[str, float]] | None,
+) -> None:
+    """Record the pictures, KL per latent and the monitor's numbers, in eval mode; draws no random number."""
+    objective.eval()
+    with torch.no_grad():
+        preview(objective, images[:512].float().mul_(1 / 255), step, recorder)
+        if monitor:
+            recorder.scalars(step, dict(monitor(objective)))
+    objective.train()
+
+
+def snapshot(
+    objective: VAEObjective, optimisers: Mapping[str, torch.optim.Optimizer], identity: str, step: int
+) -> dict[str, Any]:
+    """Return everything that the next step depends on."""
+    return {
+        "identity": identity,
+        "step": step,
+        "objective": objective.state_dict(),
+        "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
+    }
+
+
+def restore(path: Path, objective: VAEObjective, optimisers: Mapping[str, torch.optim.Optimizer], identity: str) -> int:
+    """Load a snapshot where one exists and return how many steps are done, else 0; ModelError if of another run."""
+    if not path.exists():
+        return 0
+    saved = load_state(path)
+    if saved.get("identity") != identity:
+        raise ModelError(
+            f"{path} belongs to another training ({saved.get('identity')}, this one is {identity}); "
+            "choose another output folder or remove it"
+        )
+    load_weights(objective, saved["objective"], str(path))
+    for name, optimiser in optimisers.items():
+        optimiser.load_state_dict(saved["optimisers"][name])
+    return int(saved["step"])
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return bfloat16 autocast where asked for; ``auto`` is bfloat16 on CUDA and float32 on a CPU."""
+    enabled = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimiser.param_groups:
+        group["lr"] = value
+
+
+def _learning_rate(training: Training, step: int, total: int) -> float:
+    if training.schedule == "constant":
+        return training.learning_rate
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def _steps_per_epoch(images: int, batch_size: int) -> int:
+    if batch_size < 2 or batch_size > images:
+        raise ModelError(f"training.batch_size must be between 2 and the {images} training images, got {batch_size}")
+    return images // batch_size
+
+
+def batches(images: Tensor, size: int = 512) -> Iterator[Tensor]:
+    """Yield images (uint8) as floats in [0, 1], ``size`` at a time."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size].float().mul_(1 / 255)

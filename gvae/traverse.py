@@ -1,0 +1,75 @@
+"""Pictures of an encoder: reconstructions, the light decoder's view, latent traversals, KL per latent."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gvae.losses import kl_to_standard_normal
+from gvae.objective import VAEObjective
+from gvae.recorder import Recorder
+from gvae.vae import VAE
+
+SHOWN = 8  # images or latents a picture shows
+
+
+def latent_names(vae: VAE) -> list[str]:
+    """Name every latent by its slot: ``rotation``, or ``content_07`` in a slot of several."""
+    names = []
+    for slot, size in vae.slot_sizes.items():
+        names += [slot] if size == 1 else [f"{slot}_{index:02d}" for index in range(size)]
+    return names
+
+
+def kl_per_latent(vae: VAE, images: Float[Tensor, "n c h w"]) -> Float[Tensor, " d"]:
+    """Return the mean KL of each latent over the images, nats."""
+    return kl_to_standard_normal(*vae.encode(images)).mean(0)
+
+
+def traversal(
+    vae: VAE, image: Float[Tensor, "1 c h w"], latents: list[int], reach: float = 2.5, steps: int = 9
+) -> Float[Tensor, "k steps c h w"]:
+    """Decode one image's posterior mean with each of ``latents`` (k) swept from -reach to reach, the rest kept."""
+    mean = vae.encode(image).mean
+    z = mean.repeat(len(latents), steps, 1)
+    sweep = torch.linspace(-reach, reach, steps, device=mean.device)
+    for row, latent in enumerate(latents):
+        z[row, :, latent] = sweep
+    return vae.decode(z.flatten(0, 1)).sigmoid().unflatten(0, (len(latents), steps))
+
+
+def guided_latents(vae: VAE) -> list[int]:
+    """Return the indices of the latents outside the ``content`` slot, at most ``SHOWN`` of them."""
+    content = range(*vae.slots["content"].indices(vae.latents)) if "content" in vae.slots else range(0)
+    return [index for index in range(vae.latents) if index not in content][:SHOWN]
+
+
+def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int, recorder: Recorder) -> None:
+    """Record what the model sees and does: call in eval mode without gradients."""
+    vae = objective.vae
+    names = latent_names(vae)
+    kl = kl_per_latent(vae, images)
+    recorder.scalars(step, {f"kl_per_latent/{name}": float(value) for name, value in zip(names, kl, strict=True)})
+    recorder.histogram(step, "kl_per_latent", kl)
+    shown = images[:SHOWN]
+    mean = vae.encode(shown).mean
+    reconstruction = vae.decode(mean)
+    rows = [
+        shown,
+        reconstruction.sigmoid() if objective.likelihood == "bernoulli" else reconstruction.clamp(0, 1),
+    ]
+    light = objective.light(mean)
+    if light:
+        rows += [light.image.clamp(0, 1), light.canonical.clamp(0, 1)]
+    recorder.images(step, "reconstruction" + ("_light_canonical" if light else ""), torch.cat(rows))
+    components = objective.components
+    if components is not None:
+        recorder.images(step, "components", _to_unit(components))
+    busiest = [index for index in kl.argsort(descending=True).tolist() if index not in guided_latents(vae)][:SHOWN]
+    for latent in guided_latents(vae):
+        recorder.images(step, f"traversal/{names[latent]}", traversal(vae, shown[:1], [latent])[0])
+    recorder.images(step, "traversal/most_informative", traversal(vae, shown[:1], busiest).flatten(0, 1))
+
+
+def _to_unit(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp_min(1e-12)

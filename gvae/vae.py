@@ -1,0 +1,63 @@
+"""The variational autoencoder whose posterior mean is the feature: encode, sample, decode."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gvae.errors import ModelError
+from gvae.nets import ImageShape, build_trunk
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, exp(logvar)), both (n, d)."""
+
+    mean: Float[Tensor, "n d"]
+    logvar: Float[Tensor, "n d"]
+
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
+        """Draw z = mean + sd * noise, (n, d): the reparameterisation of Kingma & Welling 2014, section 2.4."""
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
+
+
+class VAE(nn.Module):
+    """Encoder, Gaussian posterior and decoder over named latent slots.
+
+    ``slots`` maps a name to how many latents it has, in order; they must add up to ``latents``. A plain VAE has
+    the one slot ``content``.
+    """
+
+    def __init__(self, image_shape: ImageShape, *, trunk: str = "conv", latents: int = 64, slots: Mapping[str, int]):
+        super().__init__()
+        if sum(slots.values()) != latents or min(slots.values()) < 1:
+            raise ModelError(
+                f"slots {dict(slots)} must each have at least one latent and add up to latents={latents}; "
+                "raise latents or use fewer guided slots"
+            )
+        self.image_shape = image_shape
+        self.trunk_name, self.latents, self.slot_sizes = trunk, latents, dict(slots)
+        ends = torch.tensor(list(slots.values())).cumsum(0).tolist()
+        self.slots = {name: slice(end - size, end) for (name, size), end in zip(slots.items(), ends, strict=True)}
+        self.encoder, self.decoder = build_trunk(trunk, image_shape, latents)
+        self.posterior = nn.Linear(self.encoder.hidden_dim, 2 * latents)  # type: ignore[arg-type]
+
+    def encode(self, images: Float[Tensor, "n c h w"]) -> Posterior:
+        """Return q(z|x) for images in [0, 1]; raises ModelError when their shape is not the one trained on."""
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise ModelError(
+                f"images of shape {tuple(images.shape[1:])} given to an encoder for {self.image_shape} (c, h, w); "
+                "prepare the dataset at that size or train an encoder for this one"
+            )
+        mean, logvar = self.posterior(self.encoder(images)).chunk(2, dim=1)
+        return Posterior(mean, logvar)
+
+    def decode(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
+        """Return pixel logits; their sigmoid is p(x|z)'s mean."""
+        return self.decoder(z)
+
+    def slot(self, z: Float[Tensor, "n d"], name: str) -> Float[Tensor, "n k"]:
+        """Return the latents of one named slot."""
+        return z[:, self.slots[name]]

@@ -1,0 +1,5 @@
+"""``python -m metalearn``: the command line."""
+
+from metalearn.cli import main
+
+main()

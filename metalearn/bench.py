@@ -1,0 +1,173 @@
+"""The benchmark: extractors x learners x episode settings x seeds, the same episodes for all, one paired report."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metalearn.cells import Cell, Mode, slug
+from metalearn.data import build_dataset
+from metalearn.errors import UserError
+from metalearn.extractors import FeatureExtractor
+from metalearn.features import extract
+from metalearn.learners import Learner, learner_class, make_learner
+from metalearn.meta import meta_trained
+from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
+from metalearn.report import Report, build_report
+from metalearn.run import Run
+from metalearn.schema import BenchConfig, EpisodeSetting, Kind
+from metalearn.testing import Tested, make_cell
+from tasks.folders import cache_folder
+from tasks.splits import Dataset
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every step of one benchmark shares."""
+
+    config: BenchConfig
+    dataset: Dataset
+    tested: Tested
+    run: Run
+    device: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An extractor of one seed: its features of the tested part (None: no learner asks), and seconds it cost."""
+
+    extractor: FeatureExtractor
+    features: Tensor | None
+    seconds: float
+
+
+def bench(config: BenchConfig, run: Run, *, data_root: Path, device: str) -> Report:
+    """Carry out a benchmark into ``run``: every cell once, then the report, HParams and the projector.
+
+    Cells that an earlier start left are read, not made again. Raises UserError, DataError or ModelError.
+    """
+    dataset = build_dataset(config.dataset, data_root, run.report)
+    tested = Tested(dataset, config.episodes, device, run.progress)
+    shared = Bench(config, dataset, tested, run, device)
+    check_settings(shared)
+    cells: list[Cell] = []
+    for name, kind in config.extractors.items():
+        ready = [prepare(shared, name, kind, seed) for seed in seeds_of(config, kind)]
+        for learner_name, learner in config.learners.items():
+            made = [
+                measure(shared, name, ready, learner_name, learner, setting) for setting in config.episodes.settings
+            ]
+            show_hparams(run, name, kind, learner_name, learner, made)
+            cells += made
+        show_projector(shared, name, ready[0])
+    report = build_report(cells, config.baseline)
+    run.write_report(report)
+    run.finish({"cells": len(cells), "comparisons": len(report.comparisons)})
+    return report
+
+
+def check_settings(shared: Bench) -> None:
+    """Refuse before any work what would fail after hours: episodes that the part cannot give, learner options."""
+    for setting in shared.config.episodes.settings:
+        shared.tested.sampler(setting)
+    for name, kind in shared.config.learners.items():
+        if not learner_class(kind.kind).meta_trained:
+            make_learner(kind.kind, **kind.options)
+        elif shared.config.meta_training is None:
+            raise UserError(
+                f"learners.{name}: {kind.kind!r} is meta-trained; add a meta_training section to the config"
+            )
+
+
+def seeds_of(config: BenchConfig, kind: Kind) -> list[int]:
+    """Return the seeds that an extractor is made for: the first alone where seeds make no difference."""
+    meta = any(learner_class(learner.kind).meta_trained for learner in config.learners.values())
+    return config.seeds if meta or depends_on_seed(kind) else config.seeds[:1]
+
+
+def prepare(shared: Bench, name: str, kind: Kind, seed: int) -> Ready:
+    """Make the extractor of a seed, refuse one that saw a tested class, extract its features if a learner asks."""
+    extractor, seconds = make_extractor(
+        kind, seed, dataset=shared.dataset, pretraining=shared.config.pretraining,
+        recorder=shared.run.scope(f"{name}/seed{seed}"), device=shared.device,
+    )  # fmt: skip
+    refuse_leak(name, extractor, shared.tested.partition)
+    if all(learner_class(learner.kind).meta_trained for learner in shared.config.learners.values()):
+        return Ready(extractor, None, seconds)
+    began = time.monotonic()
+    features = extract(
+        extractor, shared.tested.partition, device=shared.device, cache=cache_folder(),
+        progress=lambda done, total, text: shared.run.progress(done, total, f"{name}: {text}"),
+    )  # fmt: skip
+    return Ready(extractor, features, seconds + time.monotonic() - began)
+
+
+def measure(
+    shared: Bench, name: str, ready: list[Ready], learner_name: str, kind: Kind, setting: EpisodeSetting
+) -> Cell:
+    """Return the cell of an extractor, learner and setting: correct counts of every seed on the same episodes.
+
+    A learner without meta-training does the same for every seed of an extractor without chance: one row of counts.
+    """
+    kept = shared.run.cell(slug(shared.dataset.label, shared.tested.partition.name, str(setting), name, learner_name))
+    if kept is not None:
+        return kept
+    began = time.monotonic()
+    trained = learner_class(kind.kind).meta_trained
+    seeds = shared.config.seeds if trained or depends_on_seed(shared.config.extractors[name]) else []
+    counts: list[np.ndarray] = []
+    mode: Mode = "frozen"
+    for seed, one in zip(seeds or shared.config.seeds[:1], ready, strict=False):
+        scope = f"{name}/{learner_name}/{setting}/seed{seed}"
+        if trained:
+            learner, mode = meta_train_cell(shared, scope, kind, one.extractor, setting, seed)
+            counts.append(shared.tested.on_images(learner, setting, scope))
+        else:
+            learner = make_learner(kind.kind, **kind.options)
+            assert one.features is not None  # extracted, as this learner asks for them
+            counts.append(shared.tested.on_features(learner, one.features, setting, scope))
+    cell = make_cell(
+        shared.tested, setting, name, seeds, ready[0].extractor, learner_name, learner, mode, np.stack(counts),
+        seconds=sum(one.seconds for one in ready) + time.monotonic() - began,
+    )  # fmt: skip
+    shared.run.write_cell(cell)
+    return cell
+
+
+def meta_train_cell(
+    shared: Bench, scope: str, kind: Kind, extractor: FeatureExtractor, setting: EpisodeSetting, seed: int
+) -> tuple[Learner, Mode]:
+    """Meta-train a learner from an extractor's network at the ways and shots that it will be tested at."""
+    assert shared.config.meta_training is not None  # checked before any work
+    budget = shared.config.meta_training.model_copy(update={"ways": setting.ways, "shots": setting.shots})
+    return meta_trained(
+        kind, extractor, budget, shared.dataset, seed, state=shared.run.checkpoints / f"{slug(*scope.split('/'))}.pt",
+        recorder=shared.run.scope(scope), device=shared.device,
+    )  # fmt: skip
+
+
+def show_hparams(run: Run, name: str, kind: Kind, learner_name: str, learner: Kind, cells: list[Cell]) -> None:
+    """One line of the HParams tab: the settings of an extractor with a learner, and its accuracy in each setting."""
+    settings: dict[str, Any] = {"extractor": name, "learner": learner_name, "seeds": len(cells[0].correct)}
+    settings |= {f"learner.{key}": value for key, value in learner.options.items()}
+    objective = kind.options.get("objective")
+    if isinstance(objective, dict):
+        settings |= {f"objective.{key}": value for key, value in objective.items()}
+    metrics = {f"accuracy/{cell.setting}": float(cell.accuracy().mean()) for cell in cells}
+    run.board.hparams(slug(name, learner_name), settings, metrics)
+
+
+def show_projector(shared: Bench, name: str, one: Ready, points: int = 1000) -> None:
+    """The first seed's features of test images in the projector, with thumbnails and class names."""
+    if one.features is None:
+        return
+    partition = shared.tested.partition
+    total = len(partition.labels)
+    shown = np.linspace(0, total - 1, min(total, points)).round().astype(np.int64)
+    images = torch.from_numpy(partition.gather(shown)).float() / 255
+    labels = [partition.class_names[label] for label in partition.labels[shown]]
+    shared.run.board.embedding(name, one.features[torch.from_numpy(shown)], images, labels)

@@ -1,0 +1,252 @@
+"""The command line: thin commands that load a config, open a run and hand over. Imports nothing heavy by itself."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from metalearn import __version__
+from metalearn.errors import UserError, unknown
+from metalearn.mistakes import Stop, Work, explained
+
+if TYPE_CHECKING:
+    from metalearn.progress import Progress
+    from metalearn.run import Run
+
+DEVICES = ("auto", "cpu", "cuda")
+JOBS = {
+    "pretrain": ("metalearn.jobs", "Pretrain an encoder."),
+    "train": ("metalearn.jobs", "Meta-train a learner on episodes, then test it."),
+    "bench": ("metalearn.bench", "Compare extractors x learners x settings x seeds on the same episodes."),
+    "measure": ("metalearn.jobs", "Disentanglement metrics and latent traversals of a checkpoint."),
+    "extract": ("metalearn.jobs", "Write features of a dataset to .npz."),
+}
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see configs/.", show_default=False)]
+RunDirectory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting; may be repeated.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run directory; runs/<name of the config> if not given.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(envvar="METALEARN_DATA", help="Folder of the data; ~/.cache/metalearn if not given.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Seed = Annotated[int | None, typer.Option(help="Override the seed (bench: the seeds) of the config.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no report.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Dataset = Annotated[str, typer.Argument(help="Name of a dataset; see: metalearn list datasets", show_default=False)]
+
+_PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+app = typer.Typer(no_args_is_help=True, help="Few-shot benchmarks of Guided-VAE features.", **_PLAIN)
+data = typer.Typer(no_args_is_help=True, help="Datasets: what there is, fetch and pack, verify.", **_PLAIN)
+app.add_typer(data, name="data")
+
+
+@app.callback(invoke_without_command=True)
+def _common(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        print(f"metalearn {__version__}")
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/quickstart"),
+    device: Device = "auto",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Pretrain, benchmark and report on embedded data: no download, under 3 minutes on 2 CPU cores."""
+    with explained(debug) as work:
+        chosen = choose_device(device)
+        from metalearn import jobs
+
+        work.run = out
+        jobs.quickstart(out, chosen, quiet)
+
+
+def _config_command(command: str) -> Callable[..., None]:
+    def run_config(
+        config: ConfigFile,
+        set: Assignments = None,
+        out: Out = None,
+        data_root: DataRoot = None,
+        device: Device = "auto",
+        seed: Seed = None,
+        quiet: Quiet = False,
+        debug: Debug = False,
+    ) -> None:
+        with explained(debug) as work:
+            from metalearn.config import load_config
+            from metalearn.schema import CONFIGS
+
+            seeds = [] if seed is None else [f"seeds=[{seed}]" if command == "bench" else f"seed={seed}"]
+            loaded = load_config(config, CONFIGS[command], [*(set or []), *seeds])
+            _carry_out(work, command, loaded, config, out, data_root, device, quiet)
+
+    return run_config
+
+
+for _name, (_, _help) in JOBS.items():
+    app.command(_name, help=_help)(_config_command(_name))
+
+
+@app.command()
+def resume(
+    directory: RunDirectory,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with an unfinished run."""
+    with explained(debug) as work:
+        from metalearn.config import load_config
+        from metalearn.run import read_start
+        from metalearn.schema import CONFIGS
+
+        start = read_start(directory)
+        recorded = Path(start["data_root"]) if start["data_root"] else None
+        config = load_config(directory / "resolved.yaml", CONFIGS[start["command"]])
+        _carry_out(work, start["command"], config, None, directory, data_root or recorded, device, quiet)
+
+
+def _carry_out(
+    work: Work,
+    command: str,
+    config: Any,
+    source: Path | None,
+    out: Path | None,
+    data_root: Path | None,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Open the run that `config` describes and let its job do the work; show the report."""
+    root = find_data_root(data_root)
+    chosen = choose_device(device)
+    from metalearn.kinds import resolve
+    from metalearn.run import open_run
+
+    resolved = resolve(config)
+    with open_run(out, command, resolved, source=source, data_root=root, device=chosen, quiet=quiet) as run:
+        work.run = run.path
+        if run.complete:
+            print(f"{run.path} is complete already", file=sys.stderr)
+        else:
+            job = getattr(importlib.import_module(JOBS[command][0]), command)
+            job(resolved, run, data_root=root, device=chosen)
+        if not quiet:
+            _show(run)
+
+
+def _show(run: "Run") -> None:
+    report = run.path / "report.md"
+    if report.exists():
+        print(report.read_text(encoding="utf-8"))
+    print(f"written to {run.path}; look at it by: tensorboard --logdir {run.path / 'tensorboard'}", file=sys.stderr)
+
+
+@app.command()
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Finished runs.", show_default=False)],
+    baseline: Annotated[str | None, typer.Option(help="Extractor to compare with.")] = None,
+    format: Annotated[str, typer.Option(help="md, csv, tex or json.")] = "md",
+    debug: Debug = False,
+) -> None:
+    """Print one paired comparison over finished benchmarks."""
+    with explained(debug):
+        from metalearn.render import render
+        from metalearn.report import merge
+
+        print(render(merge(directories, baseline), format), end="")
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="extractors, learners, datasets, objectives or metrics.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List what a config can name."""
+    with explained(debug):
+        from metalearn.listing import listing
+
+        print(listing(kind))
+
+
+@data.command("list")
+def data_list(data_root: DataRoot = None, debug: Debug = False) -> None:
+    """List the datasets and which are ready under the data root."""
+    with explained(debug):
+        from metalearn import jobs
+
+        print(jobs.data_list(find_data_root(data_root)))
+
+
+@data.command("prepare")
+def data_prepare(name: Dataset, data_root: DataRoot = None, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Fetch a dataset if need be, verify it and pack it."""
+    with explained(debug):
+        from metalearn import jobs
+        from metalearn.progress import make_progress
+
+        root = find_data_root(data_root, create=True)
+        print(jobs.data_prepare(name, root, _report(make_progress(quiet))))
+
+
+@data.command("check")
+def data_check(name: Dataset, data_root: DataRoot = None, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Verify a dataset: files, classes, images."""
+    with explained(debug):
+        from metalearn import jobs
+        from metalearn.progress import make_progress
+
+        print(jobs.data_check(name, find_data_root(data_root), _report(make_progress(quiet))))
+
+
+def _report(progress: "Progress") -> Callable[[str, int, int], None]:
+    """`progress` as the data code calls it: what, done, total."""
+    return lambda what, done, total: progress(done, total, what)
+
+
+def find_data_root(given: Path | None, create: bool = False) -> Path:
+    """Absolute path of the folder of the data. Raises `UserError` if a given one is no folder, unless `create`."""
+    root = (given if given is not None else Path("~/.cache/metalearn")).expanduser().resolve()
+    if root.exists() and not root.is_dir():
+        raise UserError(f"data root {root} is not a folder; give a folder by --data-root or METALEARN_DATA")
+    if given is not None and not create and not root.exists():
+        raise UserError(
+            f"data root {root} does not exist; give an existing folder by --data-root or METALEARN_DATA, "
+            f"or fetch data into it: metalearn data prepare NAME --data-root {given}"
+        )
+    os.makedirs(root, exist_ok=True)
+    return root
+
+
+def choose_device(asked: str) -> str:
+    """``cpu`` or ``cuda`` for auto, cpu or cuda. Raises `UserError` for another name and for a missing GPU."""
+    if asked not in DEVICES:
+        raise UserError(unknown("device", asked, DEVICES))
+    if asked == "cpu":
+        return asked
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if asked == "cuda":
+        raise UserError("--device cuda: no CUDA device is available here; give --device auto or --device cpu")
+    return "cpu"
+
+
+def main() -> None:
+    """Entry point of the console script: exit status 0, 2 for a mistake (said on stderr), 130 for an interrupt."""
+    try:
+        app()
+    except Stop as stop:
+        sys.exit(stop.status)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)

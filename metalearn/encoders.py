@@ -1,0 +1,127 @@
+"""From an objective's config to an encoder on disk: built, pretrained on training classes, kept by its inputs."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gvae.checkpoint import ENCODER, load_encoder, save_encoder
+from gvae.errors import ModelError
+from gvae.objective import VAEObjective
+from gvae.objectives import OBJECTIVES
+from gvae.pretrain import Training, pretrain
+from gvae.recorder import Recorder
+from metalearn.cache import code_fingerprint, key_of
+from metalearn.evaluate import evaluate_features
+from metalearn.extractors import PosteriorMean
+from metalearn.features import extract
+from metalearn.kinds import TABLES, check_kind
+from metalearn.learners.prototypical import Prototypical
+from metalearn.schema import Kind, ModelConfig, MonitorConfig, TrainingConfig
+from tasks.episodes import EpisodeSampler
+from tasks.splits import Dataset
+
+
+def encoder_key(
+    dataset: Dataset, objective: Kind, model: ModelConfig, training: TrainingConfig, seed: int, device: str
+) -> str:
+    """Hash of everything that the weights of an encoder are a function of."""
+    choice = check_kind("objective", objective, OBJECTIVES, TABLES["objective"].skip)
+    budget = training.model_dump(exclude={"checkpoint_seconds"})
+    return key_of(
+        code=code_fingerprint(), images=dataset.train.fingerprint, classes=dataset.train.class_names, seed=seed,
+        objective=choice.kind.model_dump(), model=model.model_dump(), training=budget, device=device.split(":")[0],
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def build_objective(dataset: Dataset, objective: Kind, model: ModelConfig, seed: int) -> VAEObjective:
+    """Build an objective for the training part of a dataset; UserError or ModelError names what does not fit."""
+    choice = check_kind("objective", objective, OBJECTIVES, TABLES["objective"].skip)
+    train = dataset.train
+    return choice.build(
+        train.image_shape, len(train.class_names), len(train.labels), seed, model.trunk, model.latents, **choice.options
+    )
+
+
+def pretrain_encoder(
+    dataset: Dataset,
+    objective: Kind,
+    model: ModelConfig,
+    training: TrainingConfig,
+    seed: int,
+    *,
+    folder: Path,
+    device: str,
+    recorder: Recorder,
+    monitor: MonitorConfig | None = None,
+) -> Path:
+    """Pretrain on the training classes, resuming from ``folder/state.pt``; return ``folder/encoder.safetensors``.
+
+    Its metadata says what it saw: dataset, training classes, labels used, and the seconds it took.
+    """
+    built = build_objective(dataset, objective, model, seed)
+    state = folder / "state.pt"
+    began = time.monotonic()
+    before = _read_seconds(folder)
+    images = torch.from_numpy(dataset.train.images())
+    labels = torch.from_numpy(dataset.train.labels)
+
+    def watch(now: VAEObjective) -> Mapping[str, float]:
+        _write_seconds(folder, before + time.monotonic() - began)
+        return validation_accuracy(now, dataset, monitor, device) if monitor else {}
+
+    pretrain(
+        built, images, labels, training=Training(**training.model_dump()), seed=seed, device=device, state=state,
+        recorder=recorder, monitor=watch,
+    )  # fmt: skip
+    info = {
+        "objective": objective.model_dump(mode="json"),
+        "labels_used": built.labels_used,
+        "training": training.model_dump(mode="json"),
+        "seed": seed,
+        "dataset": dataset.label,
+        "dataset_fingerprint": dataset.train.fingerprint,
+        "training_classes": sorted(dataset.train.base_classes),
+        "seconds": round(before + time.monotonic() - began, 1),
+    }
+    return save_encoder(folder, built.vae, info)
+
+
+def kept_encoder(folder: Path, make: Callable[[], Path], recorder: Recorder) -> tuple[Path, dict[str, Any]]:
+    """Return the encoder kept in ``folder`` with its info, or make it; a damaged one is made again and said so."""
+    path = folder / ENCODER
+    if path.exists():
+        try:
+            return path, load_encoder(path)[1]
+        except ModelError as error:
+            recorder.text(0, "cache", f"kept encoder {path} is damaged and is trained again: {error}")
+            path.unlink()
+    made = make()
+    return made, load_encoder(made)[1]
+
+
+def validation_accuracy(
+    objective: VAEObjective, dataset: Dataset, monitor: MonitorConfig, device: str
+) -> dict[str, float]:
+    """Return the accuracy (fraction) of nearest class mean on episodes of the validation classes; draws nothing."""
+    sampler = EpisodeSampler(
+        dataset.val.labels, ways=monitor.ways, shots=monitor.shots, queries=monitor.queries, seed=0
+    )
+    features = extract(PosteriorMean(objective.vae), dataset.val, device=device)
+    correct = evaluate_features(features, dataset.val.labels, Prototypical(), sampler, monitor.episodes)
+    name = f"val/accuracy_{monitor.ways}w{monitor.shots}s"
+    return {name: float(correct.mean()) / (monitor.ways * monitor.queries)}
+
+
+def _read_seconds(folder: Path) -> float:
+    """Seconds that earlier starts of an interrupted training took, 0 where there was none."""
+    path = folder / "seconds.txt"
+    return float(path.read_text()) if path.exists() and (folder / "state.pt").exists() else 0.0
+
+
+def _write_seconds(folder: Path, seconds: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "seconds.txt").write_text(f"{seconds:.1f}")

@@ -1,0 +1,133 @@
+"""Feature extractors: images in [0, 1] to features, whatever network is behind them; swapped by a config line."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gvae.checkpoint import load_encoder
+from gvae.nets import ImageShape, initialise
+from gvae.vae import VAE
+from metalearn.cells import LabelsUsed
+from metalearn.errors import UserError, unknown
+from metalearn.schema import Kind, ModelConfig
+
+
+class FeatureExtractor(nn.Module):
+    """Images (n, c, h, w) in [0, 1] to features (n, d); owns its normalisation; deterministic in eval mode.
+
+    ``seeded``: whether another seed gives another extractor. ``pretrained``: whether its weights come from data.
+    ``labels_used``: what the training of those weights saw (none, class, factor, external). ``training_classes``:
+    names of the classes that training saw, so that testing on one of them can be refused.
+    """
+
+    image_shape: ImageShape
+    feature_dim: int
+    seeded: ClassVar[bool] = False
+    pretrained: bool = False
+    labels_used: LabelsUsed = "none"
+    training_classes: frozenset[str] = frozenset()
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Return the features of a batch."""
+        raise NotImplementedError
+
+
+class Pixels(FeatureExtractor):
+    """The pixels themselves, flattened: what every learned feature must beat."""
+
+    def __init__(self, image_shape: ImageShape):
+        super().__init__()
+        self.image_shape = image_shape
+        self.feature_dim = image_shape[0] * image_shape[1] * image_shape[2]
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Return (n, c * h * w) pixel values."""
+        return images.flatten(1)
+
+
+class PosteriorMean(FeatureExtractor):
+    """The posterior mean of a VAE, or of some of its named slots."""
+
+    def __init__(self, vae: VAE, slots: Sequence[str] | None = None):
+        super().__init__()
+        for slot in slots or ():
+            if slot not in vae.slots:
+                raise UserError(unknown("slot", slot, vae.slots))
+        self.encoder, self.posterior = vae.encoder, vae.posterior  # the decoder is no part of the features
+        self.image_shape, self.latents = vae.image_shape, vae.latents
+        chosen = list(slots or vae.slots)
+        index = [i for slot in chosen for i in range(*vae.slots[slot].indices(vae.latents))]
+        self.register_buffer("index", torch.tensor(index), persistent=False)
+        self.feature_dim = len(index)
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Return the mean of q(z|x) in the chosen slots, (n, d). UserError for images of another shape."""
+        if tuple(images.shape[1:]) != tuple(self.image_shape):
+            raise UserError(
+                f"images of shape {tuple(images.shape[1:])} given to an encoder of {self.image_shape} (c, h, w): "
+                "give the dataset that image size, or an encoder of the other"
+            )
+        return self.posterior(self.encoder(images))[:, : self.latents][:, self.index]
+
+
+class RandomNetwork(PosteriorMean):
+    """The encoder network untrained, its weights drawn by the seed: what architecture alone gives."""
+
+    seeded: ClassVar[bool] = True
+
+    def __init__(self, image_shape: ImageShape, seed: int, model: ModelConfig):
+        vae = VAE(image_shape, trunk=model.trunk, latents=model.latents, slots={"content": model.latents})
+        initialise(vae, torch.Generator().manual_seed(seed))
+        super().__init__(vae)
+
+
+class Checkpoint(PosteriorMean):
+    """The posterior mean of an encoder on disk: a file, the folder that holds it, or a pretraining run."""
+
+    def __init__(self, image_shape: ImageShape, *, path: str, slots: list[str] | None = None):
+        vae, info = load_encoder(Path(path))
+        if tuple(info["image_shape"]) != tuple(image_shape):
+            raise UserError(
+                f"checkpoint {path} is for images of shape {tuple(info['image_shape'])} (c, h, w), the dataset has "
+                f"{tuple(image_shape)}; set the dataset's image_size, or give another checkpoint"
+            )
+        super().__init__(vae, slots)
+        self.pretrained = True
+        self.labels_used = info["labels_used"]
+        self.training_classes = frozenset(info["training_classes"])
+
+
+def pretrained(objective: Kind, *, slots: list[str] | None = None) -> None:
+    """An encoder pretrained on the dataset's training classes by an objective, then frozen: its posterior mean.
+
+    ``slots`` keeps some of the named latents (default: all). The program pretrains it and builds a `Checkpoint`.
+    """
+    raise UserError("extractor kind 'pretrain' is made by a command that can pretrain it, not by itself")
+
+
+EXTRACTORS: dict[str, Callable[..., Any]] = {
+    "pixels": Pixels,
+    "random": RandomNetwork,
+    "checkpoint": Checkpoint,
+    "pretrain": pretrained,
+}
+
+
+def build_extractor(
+    build: Callable[..., Any], options: dict[str, Any], *, image_shape: ImageShape, seed: int, model: ModelConfig
+) -> FeatureExtractor:
+    """Call a constructor with its options and whichever of image_shape, seed and model its signature names.
+
+    The result is in eval mode. Raises UserError when it is no extractor: no ``feature_dim``.
+    """
+    supplied = {"image_shape": image_shape, "seed": seed, "model": model}
+    names = inspect.signature(build).parameters
+    extractor = build(**{name: value for name, value in supplied.items() if name in names}, **options)
+    if not isinstance(extractor, nn.Module) or not isinstance(getattr(extractor, "feature_dim", None), int):
+        raise UserError(f"{build!r} gives no extractor: it must be an nn.Module with an integer feature_dim")
+    return extractor.eval()  # type: ignore[return-value]

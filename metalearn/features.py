@@ -1,0 +1,61 @@
+"""Features of a part of a dataset, extracted once and kept by weights and images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metalearn.cache import key_of, read_tensor, weights_fingerprint, write_tensor
+from metalearn.errors import UserError
+from metalearn.extractors import FeatureExtractor
+from tasks.splits import Partition
+
+BATCH = 512
+
+
+def extract(
+    extractor: FeatureExtractor,
+    partition: Partition,
+    *,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> Float[Tensor, "n d"]:
+    """Return the features of every image of a part, float32 on the CPU; read from ``cache`` where they are kept.
+
+    The key is the weights and the images (and the kind of device, whose arithmetic differs), so no stale feature
+    is ever read; a damaged entry is extracted again. Raises UserError for features of the wrong shape or not finite.
+    """
+    path = None
+    if cache is not None:
+        key = key_of(weights=weights_fingerprint(extractor), images=partition.fingerprint, device=device.split(":")[0])
+        path = cache / "features" / f"{key}.safetensors"
+        kept = read_tensor(path)
+        if kept is not None:
+            return kept
+    extractor = extractor.to(device).eval()
+    total, found = len(partition.labels), []
+    with torch.no_grad():
+        for start in range(0, total, BATCH):
+            stop = min(start + BATCH, total)
+            images = torch.from_numpy(partition.gather(np.arange(start, stop))).to(device).float().mul_(1 / 255)
+            found.append(_checked(extractor(images), stop - start, extractor).float().cpu())
+            progress(stop, total, "features")
+    features = torch.cat(found)
+    if not torch.isfinite(features).all():
+        raise UserError(f"{type(extractor).__name__} gives features that are not finite; its weights are damaged")
+    if path is not None:
+        write_tensor(path, features)
+    return features
+
+
+def _checked(features: Tensor, images: int, extractor: FeatureExtractor) -> Tensor:
+    if tuple(features.shape) != (images, extractor.feature_dim):
+        raise UserError(
+            f"{type(extractor).__name__} gave features of shape {tuple(features.shape)} for {images} images; "
+            f"allowed: ({images}, feature_dim) with its feature_dim = {extractor.feature_dim}"
+        )
+    return features
