@@ -134,7 +134,7 @@ def resume(
     stored = load_state(state)
     given = stored.get("settings", {})
     if given != settings:
-        other = [f"{key} {given.get(key)!r} (now {value!r})" for key, value in settings.items() if given.get(key) != value]
+        other = [f"{key} {given.get(key)!r} (now {now!r})" for key, now in settings.items() if given.get(key) != now]
         raise UserError(
             f"{state} is the state of another meta-training: {'; '.join(other)}; remove it to start again, or give the "
             "settings it was written with"
