@@ -192,6 +192,9 @@ def test_what_maml_refuses():
         make_learner("anil")
     with pytest.raises(UserError, match="unknown batch_norm 'batch'"):
         make_learner("maml", Body(), batch_norm="batch")
+    with pytest.raises(UserError, match="'maml': eval_adapt_steps='few' is not of type int or None"):
+        make_learner("maml", Body(), eval_adapt_steps="few")
+    assert make_learner("maml", Body(), adapt_steps=3).eval_adapt_steps == 3
     with pytest.raises(UserError, match="maml: adapt_steps=0 is not a positive number"):
         make_learner("maml", Body(), adapt_steps=0)
 

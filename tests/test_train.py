@@ -57,7 +57,7 @@ def data():
 
 
 def build(kind):
-    options = {"ways": 3, "adapt_steps": 2, "inner_lr": 0.3} if kind in ("maml", "anil") else {}
+    options = {"ways": 3, "adapt_steps": 2, "inner_lr": 0.1} if kind in ("maml", "anil") else {}
     return make_learner(kind, Net(), **options)
 
 
@@ -108,7 +108,14 @@ def test_validation_chooses_and_everything_is_recorded(data):
 
 @pytest.mark.parametrize("kind", ["maml", "anil", "prototypical"])
 def test_it_learns(kind, data):
-    settings = {**SETTINGS, "iterations": 40, "eval_every": 40, "eval_episodes": 60, "meta_batch": 4}
+    settings = {
+        **SETTINGS,
+        "iterations": 60,
+        "eval_every": 60,
+        "eval_episodes": 60,
+        "meta_batch": 4,
+        "learning_rate": 0.003,
+    }
     log, before = Log(), build(kind)
     checks = EpisodeSampler(data.val.labels, ways=3, shots=1, queries=4, seed=0)
     untrained = evaluate_images(before, data.val, checks, 60).mean() / 12
