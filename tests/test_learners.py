@@ -37,7 +37,7 @@ def test_prototypical_is_nearest_centroid(shots):
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_prototypical_logits_equal_learn2learn(metric):
-    from metalearn.gradient import PrototypicalClassifier  # the one module that imports learn2learn
+    from learn2learn.nn import PrototypicalClassifier
 
     support, query = episodes()
     mine = Prototypical(metric=metric).classify(support, query)
@@ -124,8 +124,8 @@ def test_logistic_meets_its_own_optimality_condition():
     basis = torch.cat([torch.zeros(1, 8), torch.eye(8)]).double().expand(4, -1, -1)
     logits = learner.classify(support, basis)
     weights = logits[:, 1:] - logits[:, :1]
-    torch.testing.assert_close(weights, 10.0 * x.mT @ residual, rtol=0, atol=1e-6)
-    torch.testing.assert_close(residual.sum(1), torch.zeros(4, 5).double(), rtol=0, atol=1e-8)
+    torch.testing.assert_close(weights, 10.0 * x.mT @ residual, rtol=0, atol=1e-5)
+    torch.testing.assert_close(residual.sum(1), torch.zeros(4, 5).double(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
