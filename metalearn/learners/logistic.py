@@ -83,13 +83,9 @@ def fit_softmax(
 ) -> tuple[Float[Tensor, "b r w"], Bool[Tensor, "b"]]:
     """Minimise ``C sum CE(z T, y) + sum penalty T^2 / 2`` over T: Newton, each system by conjugate gradients.
 
-    The columns of z must be orthogonal: then the upper bound of the Hessian by Böhning 1992 (Annals of the
-    Institute of Statistical Mathematics 44, ``C/2 z'z + penalty``) is diagonal, and preconditions the
-    conjugate gradients. A step is halved until the objective falls (Armijo). An episode that has converged
-    no longer moves, so the result does not depend on which episodes share a batch. Returns T and which
-    episodes converged.
+    A step is halved until the objective falls (Armijo). An episode that has converged no longer moves, so the result
+    does not depend on which episodes share a batch. Returns T and which episodes converged.
     """
-    bound = (C / 2 * z.square().sum(1) + penalty).unsqueeze(-1)
     shrink = penalty.unsqueeze(-1)
     limit = tolerance * C * (z.shape[1] * z.square().sum((1, 2))).sqrt()
 
@@ -106,7 +102,7 @@ def fit_softmax(
         if iteration == max_iterations or converged.all():
             break
         accuracy = norm * (norm / C).sqrt().clamp(max=0.1)
-        step = newton_step(z, p, C, shrink, bound, gradient, torch.where(converged, norm, accuracy))
+        step = newton_step(z, p, C, shrink, gradient, torch.where(converged, norm, accuracy))
         slope = (step * gradient).sum((1, 2))
         value = objective(t)
         size = (~converged).to(t.dtype)
@@ -125,19 +121,18 @@ def newton_step(
     p: Float[Tensor, "b n w"],
     C: float,
     shrink: Float[Tensor, "b r 1"],
-    bound: Float[Tensor, "b r 1"],
     gradient: Float[Tensor, "b r w"],
     accuracy: Float[Tensor, "b"],
     max_iterations: int = 200,
 ) -> Float[Tensor, "b r w"]:
-    """Solve ``H step = -gradient`` by preconditioned conjugate gradients until the residual is below
-    ``accuracy``.
+    """Solve ``H step = -gradient`` by conjugate gradients until the residual's norm is below ``accuracy``.
 
-    ``H v = C z'(p * u - p (p.u)) + penalty v`` with ``u = z v``. Stopping early still gives a descent
-    direction.
+    ``H v = C z'(p * u - p (p.u)) + penalty v`` with ``u = z v``, preconditioned by the diagonal of H. Stopping early
+    still gives a descent direction.
     """
+    diagonal = (C * z.square().mT @ (p * (1 - p)) + shrink).clamp_min(torch.finfo(z.dtype).tiny)
     step, residual = torch.zeros_like(gradient), -gradient
-    direction = residual / bound
+    direction = residual / diagonal
     energy = (residual * direction).sum((1, 2))
     for _ in range(max_iterations):
         going = residual.square().sum((1, 2)).sqrt() > accuracy
@@ -148,7 +143,7 @@ def newton_step(
         curvature = (direction * curved).sum((1, 2))
         rate = torch.where(going, energy / curvature, 0.0)[:, None, None]
         step, residual = step + rate * direction, residual - rate * curved
-        scaled = residual / bound
+        scaled = residual / diagonal
         previous, energy = energy, torch.where(going, (residual * scaled).sum((1, 2)), energy)
         direction = scaled + torch.where(going, energy / previous, 0.0)[:, None, None] * direction
     return step
