@@ -135,7 +135,7 @@ def check_finite(loss: Tensor, terms: Mapping[str, Tensor], phase: str, step: in
     if not torch.isfinite(loss):
         bad = [f"{name} = {float(value)}" for name, value in terms.items() if not torch.isfinite(value)]
         raise ModelError(
-            f"the loss of phase {phase!r} is {float(loss)} at step {step} ({', '.join(bad) or 'every term is finite'}); "
+            f"the loss of phase {phase!r} is {float(loss)} at step {step} ({', '.join(bad) or 'all terms finite'}); "
             "stopped before the optimiser step. Lower training.learning_rate or the weight of that term"
         )
     name = "loss" if phase == "main" else f"loss_{phase}"

@@ -37,7 +37,7 @@ class VAE(nn.Module):
                 f"slots {dict(slots)} must each have at least one latent and add up to latents={latents}; "
                 "raise latents or use fewer guided slots"
             )
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape
         self.trunk_name, self.latents, self.slot_sizes = trunk, latents, dict(slots)
         ends = torch.tensor(list(slots.values())).cumsum(0).tolist()
         self.slots = {name: slice(end - size, end) for (name, size), end in zip(slots.items(), ends, strict=True)}

@@ -7,44 +7,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from metalearn.cells import Cell, Mode, slug
 from metalearn.data import build_dataset
-from metalearn.encoders import encoder_key, kept_encoder, pretrain_encoder
 from metalearn.errors import UserError
-from metalearn.evaluate import evaluate_features, evaluate_images
-from metalearn.extractors import EXTRACTORS, Checkpoint, FeatureExtractor, build_extractor
+from metalearn.extractors import FeatureExtractor
 from metalearn.features import extract
-from metalearn.kinds import TABLES, check_kind
-from metalearn.learners import FeatureLearner, Learner, learner_class, make_learner
+from metalearn.learners import Learner, learner_class, make_learner
 from metalearn.meta import meta_trained
+from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
 from metalearn.report import Report, build_report
 from metalearn.run import Run
 from metalearn.schema import BenchConfig, EpisodeSetting, Kind
-from tasks.episodes import EpisodeSampler
-from tasks.splits import Dataset, Partition
-from tasks.store import cache_folder
+from metalearn.testing import Tested, make_cell
+from tasks.folders import cache_folder
+from tasks.splits import Dataset
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every step of one benchmark shares; ``tested`` is the part of the dataset whose classes are tested."""
+    """What every step of one benchmark shares."""
 
     config: BenchConfig
     dataset: Dataset
-    tested: Partition
+    tested: Tested
     run: Run
     device: str
-
-    def sampler(self, setting: EpisodeSetting) -> EpisodeSampler:
-        """Return the episodes of a setting: the same for every extractor and learner. Raises DataError."""
-        episodes = self.config.episodes
-        return EpisodeSampler(
-            self.tested.labels, ways=setting.ways, shots=setting.shots, queries=episodes.queries,
-            seed=episodes.seed, class_names=self.tested.class_names,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,14 +50,17 @@ def bench(config: BenchConfig, run: Run, *, data_root: Path, device: str) -> Rep
 
     Cells that an earlier start left are read, not made again. Raises UserError, DataError or ModelError.
     """
-    dataset = build_dataset(config.dataset, data_root, run.progress)
-    shared = Bench(config, dataset, getattr(dataset, config.episodes.part), run, device)
+    dataset = build_dataset(config.dataset, data_root, run.report)
+    tested = Tested(dataset, config.episodes, device, run.progress)
+    shared = Bench(config, dataset, tested, run, device)
     check_settings(shared)
     cells: list[Cell] = []
     for name, kind in config.extractors.items():
-        ready = prepare(shared, name, kind)
+        ready = [prepare(shared, name, kind, seed) for seed in seeds_of(config, kind)]
         for learner_name, learner in config.learners.items():
-            made = [measure(shared, name, ready, learner_name, learner, setting) for setting in config.episodes.settings]
+            made = [
+                measure(shared, name, ready, learner_name, learner, setting) for setting in config.episodes.settings
+            ]
             show_hparams(run, name, kind, learner_name, learner, made)
             cells += made
         show_projector(shared, name, ready[0])
@@ -81,71 +73,37 @@ def bench(config: BenchConfig, run: Run, *, data_root: Path, device: str) -> Rep
 def check_settings(shared: Bench) -> None:
     """Refuse before any work what would fail after hours: episodes that the part cannot give, learner options."""
     for setting in shared.config.episodes.settings:
-        shared.sampler(setting)
+        shared.tested.sampler(setting)
     for name, kind in shared.config.learners.items():
         if not learner_class(kind.kind).meta_trained:
             make_learner(kind.kind, **kind.options)
         elif shared.config.meta_training is None:
-            raise UserError(f"learners.{name}: {kind.kind!r} is meta-trained; add a meta_training section to the config")
+            raise UserError(
+                f"learners.{name}: {kind.kind!r} is meta-trained; add a meta_training section to the config"
+            )
 
 
-def prepare(shared: Bench, name: str, kind: Kind) -> list[Ready]:
-    """Make the extractor ``name`` for every seed, or once where seeds make no difference."""
-    choice = check_kind(f"extractors.{name}", kind, EXTRACTORS, TABLES["extractor"].skip)
-    seeds = shared.config.seeds
-    if kind.kind == "pretrain":
-        return [pretrained(shared, name, kind, seed) for seed in seeds]
-    made = []
-    for seed in seeds if getattr(choice.build, "seeded", False) else seeds[:1]:
-        extractor = build_extractor(
-            choice.build, choice.options, image_shape=shared.tested.image_shape, seed=seed,
-            model=shared.config.pretraining.model,
-        )  # fmt: skip
-        made.append(finish(shared, name, extractor, 0.0))
-    return made
+def seeds_of(config: BenchConfig, kind: Kind) -> list[int]:
+    """Return the seeds that an extractor is made for: the first alone where seeds make no difference."""
+    meta = any(learner_class(learner.kind).meta_trained for learner in config.learners.values())
+    return config.seeds if meta or depends_on_seed(kind) else config.seeds[:1]
 
 
-def pretrained(shared: Bench, name: str, kind: Kind, seed: int) -> Ready:
-    """Pretrain the encoder of one seed, or take it from the cache, and return it as an extractor."""
-    objective = Kind.model_validate(kind.options["objective"])
-    budget = shared.config.pretraining
-    key = encoder_key(shared.dataset, objective, budget.model, budget.training, seed, shared.device)
-    folder = cache_folder() / "encoders" / key
-    recorder = shared.run.scope(f"{name}/seed{seed}")
-
-    def make() -> Path:
-        return pretrain_encoder(
-            shared.dataset, objective, budget.model, budget.training, seed, folder=folder, device=shared.device,
-            recorder=recorder, monitor=budget.monitor,
-        )  # fmt: skip
-
-    path, info = kept_encoder(folder, make, recorder)
-    extractor = Checkpoint(shared.tested.image_shape, path=str(path), slots=kind.options.get("slots")).eval()
-    return finish(shared, name, extractor, float(info["seconds"]))
-
-
-def finish(shared: Bench, name: str, extractor: FeatureExtractor, seconds: float) -> Ready:
-    """Refuse an extractor that saw a tested class; extract its features once if a learner works on features."""
-    refuse_leak(name, extractor, shared.tested)
-    if all(learner_class(kind.kind).meta_trained for kind in shared.config.learners.values()):
+def prepare(shared: Bench, name: str, kind: Kind, seed: int) -> Ready:
+    """Make the extractor of a seed, refuse one that saw a tested class, extract its features if a learner asks."""
+    extractor, seconds = make_extractor(
+        kind, seed, dataset=shared.dataset, pretraining=shared.config.pretraining,
+        recorder=shared.run.scope(f"{name}/seed{seed}"), device=shared.device,
+    )  # fmt: skip
+    refuse_leak(name, extractor, shared.tested.partition)
+    if all(learner_class(learner.kind).meta_trained for learner in shared.config.learners.values()):
         return Ready(extractor, None, seconds)
     began = time.monotonic()
     features = extract(
-        extractor, shared.tested, device=shared.device, cache=cache_folder(),
+        extractor, shared.tested.partition, device=shared.device, cache=cache_folder(),
         progress=lambda done, total, text: shared.run.progress(done, total, f"{name}: {text}"),
     )  # fmt: skip
     return Ready(extractor, features, seconds + time.monotonic() - began)
-
-
-def refuse_leak(name: str, extractor: nn.Module, tested: Partition) -> None:
-    """Raise UserError when the extractor's training saw a class that it is to be tested on."""
-    seen = sorted(getattr(extractor, "training_classes", frozenset()) & tested.base_classes)
-    if seen:
-        raise UserError(
-            f"extractor {name!r} was trained on {len(seen)} of the classes it would be tested on "
-            f"({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}): its error would mean nothing; "
-            "use an encoder of the same split, or the split that it was trained on"
-        )
 
 
 def measure(
@@ -153,79 +111,43 @@ def measure(
 ) -> Cell:
     """Return the cell of an extractor, learner and setting: correct counts of every seed on the same episodes.
 
-    ``seconds`` of the cell: pretraining (as it took when it was done) and extraction of every seed, and this cell.
+    A learner without meta-training does the same for every seed of an extractor without chance: one row of counts.
     """
-    kept = shared.run.cell(slug(shared.dataset.label, shared.tested.name, str(setting), name, learner_name))
+    kept = shared.run.cell(slug(shared.dataset.label, shared.tested.partition.name, str(setting), name, learner_name))
     if kept is not None:
         return kept
     began = time.monotonic()
-    seeds = shared.config.seeds[: len(ready)]
-    counts, last = [], None
-    for seed, one in zip(seeds, ready, strict=True):
+    trained = learner_class(kind.kind).meta_trained
+    seeds = shared.config.seeds if trained or depends_on_seed(shared.config.extractors[name]) else []
+    counts: list[np.ndarray] = []
+    mode: Mode = "frozen"
+    for seed, one in zip(seeds or shared.config.seeds[:1], ready, strict=False):
         scope = f"{name}/{learner_name}/{setting}/seed{seed}"
-        last = (evaluate_meta_trained if learner_class(kind.kind).meta_trained else evaluate_frozen)(
-            shared, scope, one, kind, setting, seed
-        )
-        counts.append(last[0])
-    assert last is not None  # there is at least one seed
-    _, learner, mode = last
-    first, episodes = ready[0].extractor, shared.config.episodes
-    cell = Cell(
-        dataset=shared.dataset.label, split=shared.tested.name, ways=setting.ways, shots=setting.shots,
-        queries=episodes.queries, episode_seed=episodes.seed, extractor=name,
-        extractor_seeds=tuple(seeds) if len(seeds) > 1 or first.seeded or kind_is_trained(ready, mode) else (),
-        labels_used="class" if mode != "frozen" else first.labels_used, learner=learner_name, mode=mode,
-        transductive=learner.transductive, batch_norm=batch_norm_mode(first, learner),
-        seconds=round(sum(one.seconds for one in ready) + time.monotonic() - began, 2),
-        fingerprint=shared.tested.fingerprint, correct=np.stack(counts),
+        if trained:
+            learner, mode = meta_train_cell(shared, scope, kind, one.extractor, setting, seed)
+            counts.append(shared.tested.on_images(learner, setting, scope))
+        else:
+            learner = make_learner(kind.kind, **kind.options)
+            assert one.features is not None  # extracted, as this learner asks for them
+            counts.append(shared.tested.on_features(learner, one.features, setting, scope))
+    cell = make_cell(
+        shared.tested, setting, name, seeds, ready[0].extractor, learner_name, learner, mode, np.stack(counts),
+        seconds=sum(one.seconds for one in ready) + time.monotonic() - began,
     )  # fmt: skip
     shared.run.write_cell(cell)
     return cell
 
 
-Evaluated = tuple[Any, Learner, Mode]
-
-
-def evaluate_frozen(
-    shared: Bench, scope: str, one: Ready, kind: Kind, setting: EpisodeSetting, seed: int
-) -> Evaluated:
-    """Return (correct counts, learner, mode) of a learner on frozen features."""
-    learner = make_learner(kind.kind, **kind.options)
-    assert isinstance(learner, FeatureLearner) and one.features is not None
-    count = shared.config.episodes.count
-    shared.run.progress(0, 1, f"{scope}: {count} episodes")
-    sampler = shared.sampler(setting)
-    counts = evaluate_features(one.features, shared.tested.labels, learner, sampler, count, device=shared.device)
-    return counts, learner, "frozen"
-
-
-def evaluate_meta_trained(
-    shared: Bench, scope: str, one: Ready, kind: Kind, setting: EpisodeSetting, seed: int
-) -> Evaluated:
-    """Return (correct counts, learner, mode) of a learner meta-trained from the extractor's network."""
+def meta_train_cell(
+    shared: Bench, scope: str, kind: Kind, extractor: FeatureExtractor, setting: EpisodeSetting, seed: int
+) -> tuple[Learner, Mode]:
+    """Meta-train a learner from an extractor's network at the ways and shots that it will be tested at."""
     assert shared.config.meta_training is not None  # checked before any work
-    learner, mode = meta_trained(
-        kind, one.extractor, shared.config.meta_training, setting, shared.dataset, seed,
-        state=shared.run.checkpoints / f"{slug(*scope.split('/'))}.pt",
+    budget = shared.config.meta_training.model_copy(update={"ways": setting.ways, "shots": setting.shots})
+    return meta_trained(
+        kind, extractor, budget, shared.dataset, seed, state=shared.run.checkpoints / f"{slug(*scope.split('/'))}.pt",
         recorder=shared.run.scope(scope), device=shared.device,
     )  # fmt: skip
-    counts = evaluate_images(
-        learner, shared.tested, shared.sampler(setting), shared.config.episodes.count, device=shared.device,
-        progress=lambda done, total, text: shared.run.progress(done, total, f"{scope}: {text}"),
-    )  # fmt: skip
-    return counts, learner, mode
-
-
-def kind_is_trained(ready: list[Ready], mode: Mode) -> bool:
-    """Whether a seed took part in these weights: pretrained here, or meta-trained."""
-    return mode != "frozen" or ready[0].extractor.pretrained
-
-
-def batch_norm_mode(extractor: nn.Module, learner: Learner) -> str:
-    """Return which statistics batch norm used: ``none`` where there is none, else ``running`` or the learner's own."""
-    if not any(isinstance(part, _BatchNorm) for part in extractor.modules()):
-        return "none"
-    return str(getattr(learner, "batch_norm", "running"))
 
 
 def show_hparams(run: Run, name: str, kind: Kind, learner_name: str, learner: Kind, cells: list[Cell]) -> None:
@@ -243,8 +165,9 @@ def show_projector(shared: Bench, name: str, one: Ready, points: int = 1000) -> 
     """The first seed's features of test images in the projector, with thumbnails and class names."""
     if one.features is None:
         return
-    total = len(shared.tested.labels)
+    partition = shared.tested.partition
+    total = len(partition.labels)
     shown = np.linspace(0, total - 1, min(total, points)).round().astype(np.int64)
-    images = torch.from_numpy(shared.tested.gather(shown)).float() / 255
-    labels = [shared.tested.class_names[label] for label in shared.tested.labels[shown]]
+    images = torch.from_numpy(partition.gather(shown)).float() / 255
+    labels = [partition.class_names[label] for label in partition.labels[shown]]
     shared.run.board.embedding(name, one.features[torch.from_numpy(shown)], images, labels)

@@ -55,7 +55,10 @@ def _common(version: Annotated[bool, typer.Option("--version", help="Show the ve
 
 @app.command()
 def quickstart(
-    out: Out = Path("runs/quickstart"), device: Device = "auto", quiet: Quiet = False, debug: Debug = False
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/quickstart"),
+    device: Device = "auto",
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Pretrain, benchmark and report on embedded data: no download, under 3 minutes on 2 CPU cores."""
     with explained(debug) as work:

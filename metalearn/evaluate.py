@@ -20,7 +20,10 @@ Progress = Callable[[int, int, str], None]
 class Episodic(Protocol):
     """What is needed of a ``tasks.splits.Partition``: uint8 images by index."""
 
-    labels: np.ndarray
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of each image, (n,)."""
+        ...
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """Images (*indices.shape, c, h, w), uint8."""
@@ -47,16 +50,12 @@ def evaluate_features(
     works on images only.
     """
     if not isinstance(learner, FeatureLearner):
-        raise UserError(
-            f"learner {type(learner).__name__} adapts to images, not features: use evaluate_images"
-        )
+        raise UserError(f"learner {type(learner).__name__} adapts to images, not features: use evaluate_images")
     known = np.asarray(labels)
     finite = torch.isfinite(features).all(1)
     if not finite.all():
         first = int((~finite).nonzero()[0])
-        raise UserError(
-            f"{int((~finite).sum())} of {len(features)} features are not finite, the first in row {first}"
-        )
+        raise UserError(f"{int((~finite).sum())} of {len(features)} features are not finite, the first in row {first}")
     features, learner = features.detach().to(device), learner.to(device)
     counts = np.empty(episodes, dtype=np.int64)
     with torch.no_grad():
@@ -64,9 +63,7 @@ def evaluate_features(
             stop = min(start + batch, episodes)
             drawn = sampler[start:stop]
             if drawn.query.max() >= len(known) or (known[drawn.query] != drawn.classes[..., None]).any():
-                raise UserError(
-                    f"the sampler draws from other labels than those of these {len(known)} features"
-                )
+                raise UserError(f"the sampler draws from other labels than those of these {len(known)} features")
             support = features[torch.from_numpy(drawn.support).to(device)]
             query = features[torch.from_numpy(drawn.query).to(device)].flatten(1, 2)
             said = learner.classify(support, query).argmax(-1)

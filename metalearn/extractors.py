@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gvae.checkpoint import load_encoder
 from gvae.nets import ImageShape, initialise
 from gvae.vae import VAE
+from metalearn.cells import LabelsUsed
 from metalearn.errors import UserError, unknown
 from metalearn.schema import Kind, ModelConfig
 
@@ -28,7 +29,7 @@ class FeatureExtractor(nn.Module):
     feature_dim: int
     seeded: ClassVar[bool] = False
     pretrained: bool = False
-    labels_used: str = "none"
+    labels_used: LabelsUsed = "none"
     training_classes: frozenset[str] = frozenset()
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
@@ -68,7 +69,7 @@ class PosteriorMean(FeatureExtractor):
         """Return the mean of q(z|x) in the chosen slots, (n, d). UserError for images of another shape."""
         if tuple(images.shape[1:]) != tuple(self.image_shape):
             raise UserError(
-                f"images of shape {tuple(images.shape[1:])} given to an encoder of {tuple(self.image_shape)} (c, h, w): "
+                f"images of shape {tuple(images.shape[1:])} given to an encoder of {self.image_shape} (c, h, w): "
                 "give the dataset that image size, or an encoder of the other"
             )
         return self.posterior(self.encoder(images))[:, : self.latents][:, self.index]

@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
+import numpy as np
 from pydantic import BaseModel
 
 from gvae.checkpoint import write_atomic
@@ -66,6 +67,10 @@ class Run(ScopedRecorder):
             self._scopes[name] = ScopedRecorder(self.path, name, self._record, self._show)
         return self._scopes[name]
 
+    def report(self, what: str, done: int, total: int) -> None:
+        """Show how far data work is; the signature that ``tasks`` calls."""
+        self.progress(done, total, what)
+
     def write_text(self, name: str, text: str) -> Path:
         """Write the file `name` atomically."""
         write_atomic(self.path / name, lambda stream: stream.write(text.encode()))
@@ -74,6 +79,15 @@ class Run(ScopedRecorder):
     def write_json(self, name: str, data: Any) -> Path:
         """Write plain data as JSON, atomically; numbers must be finite (ValueError)."""
         return self.write_text(name, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> Path:
+        """Write named arrays as .npz, atomically."""
+
+        def write(stream: BinaryIO) -> None:
+            np.savez_compressed(stream, **dict(arrays))
+
+        write_atomic(self.path / name, write)
+        return self.path / name
 
     def write_cell(self, cell: Cell) -> Path:
         """Write ``episodes-<slug>.npz``: the correct counts from which any later comparison is made."""

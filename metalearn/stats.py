@@ -131,9 +131,7 @@ def crossed_variance(a: Float[np.ndarray, "s e"]) -> tuple[float, float]:
     """
     seeds, episodes = a.shape
     if seeds < 1 or episodes < 2:
-        raise UserError(
-            f"{seeds} seeds x {episodes} episodes: an interval needs at least 1 seed and 2 episodes"
-        )
+        raise UserError(f"{seeds} seeds x {episodes} episodes: an interval needs at least 1 seed and 2 episodes")
     if not np.isfinite(a).all():
         raise UserError(f"{int((~np.isfinite(a)).sum())} of {a.size} accuracies are not finite")
     if np.ptp(a) < 1e-12:  # equal but for rounding, which would leave a variance of 1e-33

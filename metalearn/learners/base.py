@@ -47,9 +47,7 @@ class Learner(nn.Module):
 
         Raises UserError when the learner cannot be meta-trained.
         """
-        raise UserError(
-            f"learner {type(self).__name__} cannot be meta-trained: it only evaluates given features"
-        )
+        raise UserError(f"learner {type(self).__name__} cannot be meta-trained: it only evaluates given features")
 
 
 class FeatureLearner(Learner):
@@ -100,11 +98,7 @@ class FeatureLearner(Learner):
         Raises UserError without an extractor, or when the head passes no gradient to the features.
         """
         if self.extractor is None or not self.differentiable:
-            why = (
-                "it has no extractor"
-                if self.extractor is None
-                else "its solver passes no gradient to the features"
-            )
+            why = "it has no extractor" if self.extractor is None else "its solver passes no gradient to the features"
             raise UserError(f"learner {type(self).__name__} cannot be meta-trained: {why}")
         features = self.extract(torch.cat([support_images, query_images]))
         support = by_class(features[: len(support_images)], support_labels)

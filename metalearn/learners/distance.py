@@ -9,9 +9,7 @@ from torch import Tensor
 Metric = Literal["euclidean", "cosine"]
 
 
-def similarity(
-    query: Float[Tensor, "b q d"], points: Float[Tensor, "b k d"], metric: Metric
-) -> Float[Tensor, "b q k"]:
+def similarity(query: Float[Tensor, "b q d"], points: Float[Tensor, "b k d"], metric: Metric) -> Float[Tensor, "b q k"]:
     """Minus the squared Euclidean distance, or the cosine of the angle.
 
     ``-|q - p|^2 = 2 q.p - |q|^2 - |p|^2``. Both sides are first centred on the points' mean, which leaves

@@ -15,13 +15,9 @@ class NearestNeighbour(FeatureLearner):
     cosine similarity instead), ``normalise`` (features to unit length first).
     """
 
-    reference = (
-        "Cover & Hart 1967, Nearest neighbor pattern classification, IEEE Trans. Information Theory 13"
-    )
+    reference = "Cover & Hart 1967, Nearest neighbor pattern classification, IEEE Trans. Information Theory 13"
 
-    def __init__(
-        self, extractor: nn.Module | None = None, *, metric: Metric = "euclidean", normalise: bool = False
-    ):
+    def __init__(self, extractor: nn.Module | None = None, *, metric: Metric = "euclidean", normalise: bool = False):
         super().__init__(extractor)
         self.metric, self.normalise = metric, normalise
 

@@ -17,9 +17,7 @@ class Prototypical(FeatureLearner):
     stay).
     """
 
-    reference = (
-        "Snell, Swersky & Zemel 2017, Prototypical Networks for Few-shot Learning, NeurIPS, arXiv 1703.05175"
-    )
+    reference = "Snell, Swersky & Zemel 2017, Prototypical Networks for Few-shot Learning, NeurIPS, arXiv 1703.05175"
 
     def __init__(
         self,

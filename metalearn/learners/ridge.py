@@ -19,9 +19,7 @@ class Ridge(FeatureLearner):
     classes, does nothing to a softmax).
     """
 
-    reference = (
-        "Bertinetto et al. 2019, Meta-learning with differentiable closed-form solvers, arXiv 1805.08136"
-    )
+    reference = "Bertinetto et al. 2019, Meta-learning with differentiable closed-form solvers, arXiv 1805.08136"
 
     def __init__(
         self,

@@ -1,0 +1,121 @@
+"""What the commands do once their config is loaded and their run is open; ``bench`` has a module of its own."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gvae.checkpoint import load_encoder
+from gvae.metrics import METRICS
+from gvae.pretrain import batches
+from gvae.traverse import guided_latents, kl_per_latent, latent_names, traversal
+from metalearn.data import build_dataset
+from metalearn.data import check as data_check
+from metalearn.data import overview as data_list
+from metalearn.data import prepare as data_prepare
+from metalearn.encoders import pretrain_encoder
+from metalearn.errors import UserError
+from metalearn.features import extract as extract_features
+from metalearn.learners import learner_options
+from metalearn.meta import meta_trained
+from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak, refuse_shared_classes
+from metalearn.quick import quickstart
+from metalearn.record import read_metrics
+from metalearn.report import build_report
+from metalearn.run import Run
+from metalearn.schema import ExtractConfig, MeasureConfig, PretrainConfig, TrainConfig
+from metalearn.testing import Tested, make_cell
+from tasks.folders import cache_folder
+from tasks.splits import PARTS
+
+__all__ = ["data_check", "data_list", "data_prepare", "extract", "measure", "pretrain", "quickstart", "train"]
+
+
+def pretrain(config: PretrainConfig, run: Run, *, data_root: Path, device: str) -> None:
+    """Pretrain one encoder into the run's ``checkpoints/``; a run that was cut goes on from its last state."""
+    dataset = build_dataset(config.dataset, data_root, run.report)
+    path = pretrain_encoder(
+        dataset, config.objective, config.model, config.training, config.seed, folder=run.checkpoints, device=device,
+        recorder=run, monitor=config.monitor,
+    )  # fmt: skip
+    last = {name: value for row in read_metrics(run.path / "metrics.jsonl") for name, value in row.items()}
+    validation = {name: value for name, value in last.items() if name.startswith("val/")}
+    run.finish({"encoder": str(path.relative_to(run.path)), **validation})
+
+
+def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> None:
+    """Meta-train one learner from an extractor's network, then test it in every episode setting."""
+    began = time.monotonic()
+    dataset = build_dataset(config.dataset, data_root, run.report)
+    tested = Tested(dataset, config.episodes, device, run.progress)
+    for setting in config.episodes.settings:  # refuse what would fail after hours
+        tested.sampler(setting)
+        if "ways" in learner_options(config.learner.kind) and setting.ways != config.training.ways:
+            raise UserError(
+                f"episodes.settings has {setting}, but {config.learner.kind!r} is trained for training.ways="
+                f"{config.training.ways} and can answer no other; make them equal, or give one run a setting"
+            )
+    extractor, seconds = make_extractor(
+        config.extractor, config.seed, dataset=dataset, pretraining=config.pretraining,
+        recorder=run.scope("pretraining"), device=device,
+    )  # fmt: skip
+    refuse_leak(config.extractor.kind, extractor, tested.partition)
+    learner, mode = meta_trained(
+        config.learner, extractor, config.training, dataset, config.seed, state=run.checkpoints / "meta.pt",
+        recorder=run.scope("meta"), device=device,
+    )  # fmt: skip
+    cells = []
+    for setting in config.episodes.settings:
+        counts = tested.on_images(learner, setting, str(setting))
+        cell = make_cell(
+            tested, setting, config.extractor.kind, [config.seed], extractor, config.learner.kind, learner, mode,
+            counts[None], seconds=seconds + time.monotonic() - began,
+        )  # fmt: skip
+        run.write_cell(cell)
+        cells.append(cell)
+    run.write_report(build_report(cells, config.extractor.kind))
+    run.finish({"cells": len(cells)})
+
+
+def extract(config: ExtractConfig, run: Run, *, data_root: Path, device: str) -> None:
+    """Write ``features-PART.npz``: features (n, d) float32, labels (n,), class_names (K,), one file a part."""
+    dataset = build_dataset(config.dataset, data_root, run.report)
+    extractor, _ = make_extractor(
+        config.extractor, config.seed, dataset=dataset, pretraining=config.pretraining, recorder=run, device=device
+    )
+    shapes: dict[str, list[int]] = {}
+    for part in PARTS if config.part == "all" else (config.part,):
+        partition = getattr(dataset, part)
+        features = extract_features(extractor, partition, device=device, cache=cache_folder(), progress=run.progress)
+        arrays: dict[str, Any] = {
+            "features": features.numpy(), "labels": partition.labels, "class_names": np.array(partition.class_names)
+        }  # fmt: skip
+        run.write_arrays(f"features-{part}.npz", arrays)
+        shapes[part] = list(features.shape)
+    run.finish({"features": shapes, "seed_matters": depends_on_seed(config.extractor)})
+
+
+def measure(config: MeasureConfig, run: Run, *, data_root: Path, device: str) -> None:
+    """Record KL per latent, traversals of the guided latents, and each metric of the encoder's test features.
+
+    Metrics need a dataset with known factors; without them they are left out.
+    """
+    vae, info = load_encoder(Path(config.checkpoint))
+    dataset = build_dataset(config.dataset, data_root, run.report)
+    refuse_shared_classes("checkpoint", frozenset(info["training_classes"]), dataset.test)
+    images = torch.from_numpy(dataset.test.images())
+    vae.to(device)
+    with torch.no_grad():
+        codes = torch.cat([vae.encode(batch.to(device)).mean.cpu() for batch in batches(images)])
+        first = next(batches(images)).to(device)
+        kl = kl_per_latent(vae, first)
+        for latent in guided_latents(vae):
+            run.images(0, f"traversal/{latent_names(vae)[latent]}", traversal(vae, first[:1], [latent])[0])
+    values = {f"kl_per_latent/{name}": float(value) for name, value in zip(latent_names(vae), kl, strict=True)}
+    factors = dataset.test.factors
+    for name, metric in METRICS.items() if factors else ():
+        values[f"metric/{name}"] = float(metric(codes.numpy(), factors))
+    run.scalars(0, values)
+    run.finish({"images": len(images), "values": values})

@@ -1,0 +1,69 @@
+"""From an extractor's config to an extractor that is ready: built, pretrained or read, and no class leaked."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from gvae.recorder import Recorder
+from metalearn.encoders import encoder_key, kept_encoder, pretrain_encoder
+from metalearn.errors import UserError
+from metalearn.extractors import EXTRACTORS, Checkpoint, FeatureExtractor, build_extractor
+from metalearn.kinds import TABLES, check_kind
+from metalearn.schema import Kind, PretrainingConfig
+from tasks.folders import cache_folder
+from tasks.splits import Dataset, Partition
+
+
+class Prepared(NamedTuple):
+    """An extractor and the seconds its pretraining took, when it was done (0 without pretraining)."""
+
+    extractor: FeatureExtractor
+    seconds: float
+
+
+def make_extractor(
+    kind: Kind, seed: int, *, dataset: Dataset, pretraining: PretrainingConfig, recorder: Recorder, device: str
+) -> Prepared:
+    """Build the extractor of a seed, in eval mode. Kind ``pretrain`` trains an encoder, or takes the kept one."""
+    choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
+    shape = dataset.train.image_shape
+    if kind.kind != "pretrain":
+        return Prepared(
+            build_extractor(choice.build, choice.options, image_shape=shape, seed=seed, model=pretraining.model), 0.0
+        )
+    objective = Kind.model_validate(kind.options["objective"])
+    model, training = pretraining.model, pretraining.training
+    folder = cache_folder() / "encoders" / encoder_key(dataset, objective, model, training, seed, device)
+
+    def make() -> Path:
+        return pretrain_encoder(
+            dataset, objective, model, training, seed, folder=folder, device=device, recorder=recorder,
+            monitor=pretraining.monitor,
+        )  # fmt: skip
+
+    path, info = kept_encoder(folder, make, recorder)
+    extractor = Checkpoint(shape, path=str(path), slots=kind.options.get("slots"))
+    return Prepared(extractor.eval(), float(info["seconds"]))
+
+
+def depends_on_seed(kind: Kind) -> bool:
+    """Whether another seed gives another extractor: it is pretrained here, or draws its weights."""
+    build: Any = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip).build
+    return kind.kind == "pretrain" or bool(getattr(build, "seeded", False))
+
+
+def refuse_leak(name: str, extractor: nn.Module, tested: Partition) -> None:
+    """Raise UserError when the extractor's training saw a class that it is to be tested on."""
+    refuse_shared_classes(name, getattr(extractor, "training_classes", frozenset()), tested)
+
+
+def refuse_shared_classes(name: str, trained: frozenset[str], tested: Partition) -> None:
+    """Raise UserError when one of the classes ``trained`` on is in the part to be tested."""
+    seen = sorted(trained & tested.base_classes)
+    if seen:
+        raise UserError(
+            f"extractor {name!r} was trained on {len(seen)} of the classes it would be tested on "
+            f"({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}): its error would mean nothing; "
+            "use an encoder of the same split, or the split that it was trained on"
+        )

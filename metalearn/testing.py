@@ -1,0 +1,94 @@
+"""Testing a learner on the episodes of a config, and the cell that comes of it; one way for every command."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metalearn.cells import Cell, Mode
+from metalearn.evaluate import evaluate_features, evaluate_images
+from metalearn.extractors import FeatureExtractor
+from metalearn.learners import FeatureLearner, Learner
+from metalearn.schema import EpisodesConfig, EpisodeSetting
+from tasks.episodes import EpisodeSampler
+from tasks.splits import Dataset, Partition
+
+Show = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The part of a dataset that is tested, and how: episodes, device, progress."""
+
+    dataset: Dataset
+    episodes: EpisodesConfig
+    device: str
+    progress: Show
+
+    @property
+    def partition(self) -> Partition:
+        """The part whose classes are tested."""
+        part: Partition = getattr(self.dataset, self.episodes.part)
+        return part
+
+    def sampler(self, setting: EpisodeSetting) -> EpisodeSampler:
+        """Return the episodes of a setting: the same for every extractor and learner. Raises DataError."""
+        return EpisodeSampler(
+            self.partition.labels, ways=setting.ways, shots=setting.shots, queries=self.episodes.queries,
+            seed=self.episodes.seed, class_names=self.partition.class_names,
+        )  # fmt: skip
+
+    def on_features(
+        self, learner: Learner, features: Float[Tensor, "n d"], setting: EpisodeSetting, text: str
+    ) -> Int[np.ndarray, " episodes"]:
+        """Return the correct count of each episode of a learner on frozen features."""
+        assert isinstance(learner, FeatureLearner)
+        self.progress(0, 1, f"{text}: {self.episodes.count} episodes")
+        counts = evaluate_features(
+            features, self.partition.labels, learner, self.sampler(setting), self.episodes.count, device=self.device
+        )
+        self.progress(1, 1, f"{text}: {self.episodes.count} episodes")
+        return counts
+
+    def on_images(self, learner: Learner, setting: EpisodeSetting, text: str) -> Int[np.ndarray, " episodes"]:
+        """Return the correct count of each episode of a learner that adapts to images."""
+        return evaluate_images(
+            learner, self.partition, self.sampler(setting), self.episodes.count, device=self.device,
+            progress=lambda done, total, what: self.progress(done, total, f"{text}: {what}"),
+        )  # fmt: skip
+
+
+def make_cell(
+    tested: Tested,
+    setting: EpisodeSetting,
+    name: str,
+    seeds: Sequence[int],
+    extractor: FeatureExtractor,
+    learner_name: str,
+    learner: Learner,
+    mode: Mode,
+    correct: Int[np.ndarray, "seeds episodes"],
+    seconds: float,
+) -> Cell:
+    """Say everything about a measurement that DESIGN's protocols ask of a row.
+
+    ``seconds``: pretraining (as it took when it was done), extraction and testing, of all seeds together.
+    """
+    return Cell(
+        dataset=tested.dataset.label, split=tested.partition.name, ways=setting.ways, shots=setting.shots,
+        queries=tested.episodes.queries, episode_seed=tested.episodes.seed, extractor=name,
+        extractor_seeds=tuple(seeds), labels_used="class" if mode != "frozen" else extractor.labels_used,
+        learner=learner_name, mode=mode, transductive=learner.transductive,
+        batch_norm=batch_norm_mode(extractor, learner), seconds=round(seconds, 2),
+        fingerprint=tested.partition.fingerprint, correct=correct,
+    )  # fmt: skip
+
+
+def batch_norm_mode(extractor: nn.Module, learner: Learner) -> str:
+    """Return which statistics batch norm used: ``none`` where there is none, else ``running`` or the learner's own."""
+    if not any(isinstance(part, _BatchNorm) for part in extractor.modules()):
+        return "none"
+    return str(getattr(learner, "batch_norm", "running"))
