@@ -16,18 +16,7 @@ ONLY = {  # third party package: the only module that may import it
     "yaml": "metalearn/config.py",
     "typer": "metalearn/cli.py",
 }
-HEAVY = {
-    "torch",
-    "torchvision",
-    "learn2learn",
-    "gym",
-    "pydantic",
-    "numpy",
-    "scipy",
-    "matplotlib",
-    "tensorboard",
-    "yaml",
-}
+HEAVY = {"torch", "torchvision", "learn2learn", "gym", "numpy", "scipy", "matplotlib", "tensorboard", "yaml"}
 
 
 def name(path: Path) -> str:
