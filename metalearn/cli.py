@@ -192,7 +192,7 @@ def data_prepare(name: Dataset, data_root: DataRoot = None, quiet: Quiet = False
         from metalearn import jobs
         from metalearn.progress import make_progress
 
-        print(jobs.data_prepare(name, find_data_root(data_root, create=True), make_progress(quiet)))
+        print(jobs.data_prepare(name, find_data_root(data_root, create=True), make_progress(quiet).report))
 
 
 @data.command("check")
@@ -202,7 +202,7 @@ def data_check(name: Dataset, data_root: DataRoot = None, quiet: Quiet = False, 
         from metalearn import jobs
         from metalearn.progress import make_progress
 
-        print(jobs.data_check(name, find_data_root(data_root), make_progress(quiet)))
+        print(jobs.data_check(name, find_data_root(data_root), make_progress(quiet).report))
 
 
 def find_data_root(given: Path | None, create: bool = False) -> Path:

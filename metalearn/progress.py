@@ -17,6 +17,10 @@ class Progress:
     def __call__(self, done: int, total: int, text: str) -> None:
         """Show that `done` of `total` steps of the job described by `text` are done."""
 
+    def report(self, what: str, done: int, total: int) -> None:
+        """Show the same, in the order in which ``tasks`` reports."""
+        self(done, total, what)
+
     def close(self) -> None:
         """Take the display away."""
 

@@ -235,6 +235,11 @@ class TestProgress:
     def test_an_unknown_total(self):
         assert self.lines([(0, 0, 0, "fetch"), (11, 5, 0, "fetch")]) == ["fetch: 5"]
 
+    def test_data_code_reports_in_its_own_order(self):
+        show = Lines(0.0, Clock())
+        show.report("fetch", 1, 4)
+        assert self.captured.readouterr().err == "fetch: 1/4, 25 %\n"
+
     @pytest.mark.parametrize(
         ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (130.0, "2 min 10 s"), (3600 * 3 + 300.0, "3 h 5 min")]
     )
