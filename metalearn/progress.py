@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 LINE_SECONDS = 10.0
 
@@ -16,6 +16,10 @@ class Progress:
 
     def __call__(self, done: int, total: int, text: str) -> None:
         """Show that `done` of `total` steps of the job described by `text` are done."""
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Show the same, in the order in which ``tasks`` reports."""
+        self(done, total, what)
 
     def close(self) -> None:
         """Take the display away."""
@@ -43,13 +47,7 @@ class _Pace:
 class Lines(Progress):
     """A line each `every` seconds and one at the end of a job: ``text: 120/800, 15 %, 2 min 10 s left``."""
 
-    def __init__(
-        self,
-        stream: TextIO | None = None,
-        every: float = LINE_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._stream = stream if stream is not None else sys.stderr
+    def __init__(self, every: float = LINE_SECONDS, clock: Callable[[], float] = time.monotonic):
         self._every, self._clock = every, clock
         self._pace = _Pace(clock)
         self._shown = clock()
@@ -63,7 +61,7 @@ class Lines(Progress):
         self._shown = self._clock()
         parts = [f"{done}/{total}", f"{100 * done // total} %"] if total > 0 else [str(done)]
         parts += [f"{duration(left)} left"] if left is not None and not finished else []
-        print(f"{text}: {', '.join(parts)}", file=self._stream, flush=True)
+        print(f"{text}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
 
 class Bar(Progress):
