@@ -21,8 +21,8 @@ from metalearn.report import Report, build_report
 from metalearn.run import Run
 from metalearn.schema import BenchConfig, EpisodeSetting, Kind
 from metalearn.testing import Tested, make_cell
+from tasks.folders import cache_folder
 from tasks.splits import Dataset
-from tasks.store import cache_folder
 
 
 @dataclass(frozen=True)

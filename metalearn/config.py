@@ -147,7 +147,7 @@ def dump(config: BaseModel) -> str:
 
 def to_yaml(data: Any) -> str:
     """YAML text of plain data, keys in their order. `parse` gives the same data back."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=False)
 
 
 class _Dumper(yaml.SafeDumper):

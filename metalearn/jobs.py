@@ -27,8 +27,8 @@ from metalearn.report import build_report
 from metalearn.run import Run
 from metalearn.schema import ExtractConfig, MeasureConfig, PretrainConfig, TrainConfig
 from metalearn.testing import Tested, make_cell
+from tasks.folders import cache_folder
 from tasks.splits import PARTS
-from tasks.store import cache_folder
 
 __all__ = ["data_check", "data_list", "data_prepare", "extract", "measure", "pretrain", "quickstart", "train"]
 

@@ -47,6 +47,8 @@ TABLES = {
     "metric": Table("gvae.metrics:METRICS", frozenset()),
 }
 
+NESTED = ("objective",)  # options that are kinds themselves
+
 
 def load_attribute(path: str) -> Any:
     """Object at ``package.module:Name``. Raises `UserError` naming what is not there."""
@@ -119,7 +121,7 @@ def _resolved(key: str, what: str, kind: Kind) -> Kind:
     inner = {
         name: _resolved(f"{key}.{name}", name, Kind.model_validate(value)).model_dump(mode="json")
         for name, value in filled.options.items()
-        if name in TABLES and value is not None
+        if name in NESTED and value is not None
     }
     return Kind(kind=filled.kind, **{**filled.options, **inner})
 

@@ -64,11 +64,9 @@ def describe(error: BaseException, work: Work) -> str | None:
     full = _disk_full(error)
     if full is not None:
         place = full.filename or work.run or "a file"
-        return (
-            f"error: no space left while writing {place}; the previous checkpoint is safe; free space, {work.go_on()}"
-        )
+        return f"error: disk full while writing {place}; the previous checkpoint is safe; free space, {work.go_on()}"
     if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported here
-        return f"error: the device is out of memory ({first_line(error)}); give a smaller batch_size or --device cpu"
+        return f"error: out of device memory ({first_line(error)}); give a smaller batch_size or --device cpu"
     if isinstance(error, OSError) and error.filename:
         return f"error: {error.filename}: {error.strerror}"
     return None

@@ -11,8 +11,8 @@ from metalearn.errors import UserError
 from metalearn.extractors import EXTRACTORS, Checkpoint, FeatureExtractor, PosteriorMean, build_extractor
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind, PretrainingConfig
+from tasks.folders import cache_folder
 from tasks.splits import Dataset, Partition
-from tasks.store import cache_folder
 
 
 class Prepared(NamedTuple):

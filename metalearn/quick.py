@@ -11,7 +11,7 @@ from metalearn.kinds import resolve
 from metalearn.report import Comparison, Report
 from metalearn.run import open_run
 from metalearn.schema import BenchConfig
-from tasks.store import cache_folder
+from tasks.folders import cache_folder
 
 CONFIG = Path(metalearn.__file__).parents[1] / "configs" / "quick" / "glyphs.yaml"
 

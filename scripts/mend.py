@@ -1,7 +1,7 @@
 """Forgets every installed package that is not whole, so that pip installs it again.
 
-Run by the virtual environment's own Python after an install that may have been broken off: pip takes a package for
-installed once its metadata is there, even when some of its files were never written.
+Run by the virtual environment's own Python after an install that may have been broken off: pip takes a
+package for installed once its metadata is there, even when some of its files were never written.
 """
 
 import csv

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.errors import DataError, unknown
+from tasks.folders import existing
 from tasks.glyphs import glyph_store
 from tasks.omniglot import BACKGROUND, omniglot_store
 from tasks.progress import Progress, silent
-from tasks.splits import Dataset, lake, rotated, shuffled, vinyals
-from tasks.store import cache_folder
+from tasks.splits import Dataset, lake, rotated, shuffled, upright, vinyals
 
 
 def omniglot(
@@ -25,10 +25,10 @@ def omniglot(
     """Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each, black and white.
 
     split ``lake``: Omniglot's own sets, 964 and 659 characters, the last 20 % of the background alphabets for
-    validation; ``vinyals``: 1,028 / 172 / 423 characters from split files; ``random``: 1,100 / 100 / 423 seeded.
-    rotations: whether each quarter turn is a class of its own; None does as the split says (vinyals yes, the
-    others no). Images are (1, image_size, image_size) uint8, ink 255. cache: where the packed images go when root
-    is read-only. Raises DataError for whatever is wrong with root, files or settings.
+    validation; ``vinyals``: 1,028 / 172 / 423 characters from split files; ``random``: 1,100 / 100 / 423
+    seeded. rotations: whether each quarter turn is a class of its own; None does as the split says (vinyals
+    yes, the others no). Images are (1, image_size, image_size) uint8, ink 255. cache: where the packed images
+    go when root is read-only. Raises DataError for whatever is wrong with root, files or settings.
     """
     if split not in ("lake", "vinyals", "random"):
         raise DataError(unknown("Omniglot split", split, ("lake", "vinyals", "random")))
@@ -39,7 +39,7 @@ def omniglot(
     if split == "vinyals":
         parts = vinyals(root, names)
         if not turn:
-            parts = {part: [n[: -len("/rot000")] for n in listed if n.endswith("/rot000")] for part, listed in parts.items()}
+            parts = {part: upright(listed) for part, listed in parts.items()}
         return Dataset.of_classes("omniglot", split, store, parts)
     if split == "lake":
         first = [store.image_names[start].startswith(f"{BACKGROUND.folder}/") for start in store.offsets[:-1]]
@@ -66,12 +66,12 @@ def glyphs(
 ) -> Dataset:
     """Glyphs: procedural handwriting-like characters with known factors; embedded, nothing to download.
 
-    Classes are split 60 / 20 / 20 by split_seed. With a root the images are kept there (in ``cache`` when it is
-    read-only), without one they stay in memory. Images are (1, image_size, image_size) uint8, ink 255.
+    Classes are split 60 / 20 / 20 by split_seed. With a root the images are kept there (in ``cache`` when it
+    is read-only), without one they stay in memory. Images are (1, image_size, image_size) uint8, ink 255.
     Raises DataError for a setting out of range and for a root that is no folder.
     """
     if classes < 5:
-        raise DataError(f"classes={classes}: a split into train, val and test needs at least 5; give classes >= 5")
+        raise DataError(f"classes={classes}: train, val and test need at least 5; give classes >= 5")
     store = glyph_store(
         classes,
         instances,
@@ -94,12 +94,3 @@ def describe(name: str) -> str:
     if name not in DATASETS:
         raise DataError(unknown("dataset", name, DATASETS))
     return (DATASETS[name].__doc__ or "").strip().splitlines()[0]
-
-
-def existing(root: Path) -> Path:
-    """Give root back; make it when it is the default cache folder. Raises DataError when it is no folder."""
-    if root == cache_folder() and not root.exists():
-        root.mkdir(parents=True)
-    if not root.is_dir():
-        raise DataError(f"data root {root} is not a folder; create it, or give another by --data-root or METALEARN_DATA")
-    return root

@@ -6,6 +6,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,13 +21,15 @@ class _Cut(Exception):
     """The transfer broke off; what has arrived is kept, so trying again is worth it."""
 
 
-def download(url: str, path: Path, md5: str, *, report: Progress = silent, timeout: float = 30, pause: float = 1) -> None:
+def download(
+    url: str, path: Path, md5: str, *, report: Progress = silent, timeout: float = 30.0, pause: float = 1.0
+) -> None:
     """Fetch ``url`` to ``path``, through ``path`` + ``.part``, which a later call continues by HTTP Range.
 
-    md5: 32 hexadecimal digits that the complete file must have. ``report`` gets bytes done and in all (0: unknown).
-    ``timeout`` and ``pause`` between attempts are in seconds.
-    Raises DataError when the server cannot be reached or keeps cutting, when it refuses, when the checksum is
-    wrong (the file is then removed) and when the disk is full.
+    md5: 32 hexadecimal digits that the complete file must have. ``report`` gets bytes done and in all (0:
+    unknown). ``timeout`` and ``pause`` between attempts are in seconds. Raises DataError when the server
+    cannot be reached or keeps cutting, when it refuses, when the checksum is wrong (the file is then removed)
+    and when the disk is full.
     """
     partial = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,12 +39,14 @@ def download(url: str, path: Path, md5: str, *, report: Progress = silent, timeo
             break
         except _Cut as cut:
             if attempt == _ATTEMPTS - 1:
-                raise DataError(f"cannot download {url}: {cut}; run again to continue where it stopped") from cut
+                raise DataError(f"cannot download {url}: {cut}; run again to continue from there") from cut
             time.sleep(pause * 2**attempt)
     found = _md5(partial)
     if found != md5:
         partial.unlink()
-        raise DataError(f"{url} arrived with md5 {found}, expected {md5}; it was removed: try again, or fetch it by hand")
+        raise DataError(
+            f"{url} arrived with md5 {found}, expected {md5}; it was removed: try again, or fetch it by hand"
+        )
     os.replace(partial, path)
 
 
@@ -51,7 +56,7 @@ def _continue(url: str, partial: Path, report: Progress, timeout: float) -> None
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing lies beyond what is here: complete, or wrong as the checksum will tell
+        if error.code == 416:  # nothing follows: complete, or wrong as the checksum will tell
             return
         if error.code >= 500:
             raise _Cut(f"the server answered {error.code} {error.reason}") from error
@@ -61,17 +66,22 @@ def _continue(url: str, partial: Path, report: Progress, timeout: float) -> None
     except (OSError, http.client.HTTPException) as error:
         raise _Cut(f"no connection ({error})") from error
     with response:
-        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        given = response.headers.get("Content-Range", "")
+        resumed = response.status == 206 and given.startswith(f"bytes {have}-")
         have = have if resumed else 0
         total = have + int(response.headers.get("Content-Length") or 0)
         try:
             with partial.open("ab" if resumed else "wb") as file:
                 _receive(response, file, have, total, lambda done: report(f"download {url}", done, total))
         except OSError as error:
-            raise DataError(f"cannot write {partial}: {error.strerror or error}; free space or choose another folder") from error
+            raise DataError(
+                f"cannot write {partial}: {error.strerror or error}; free space or choose another data root"
+            ) from error
 
 
-def _receive(response: http.client.HTTPResponse, file: BinaryIO, have: int, total: int, report) -> None:  # type: ignore[no-untyped-def]
+def _receive(
+    response: http.client.HTTPResponse, file: BinaryIO, have: int, total: int, report: Callable[[int], None]
+) -> None:
     while True:
         try:
             piece = response.read(_PIECE)

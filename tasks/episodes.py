@@ -17,8 +17,8 @@ _BLOCK = 1024  # episodes drawn at once: the working arrays then stay in the pro
 class EpisodeIndices:
     """Positions in the dataset whose labels the sampler was given, int64.
 
-    ``support`` (b, ways, shots) and ``query`` (b, ways, queries) hold image positions; ``classes`` (b, ways) the
-    label of each way. In an episode the classes differ, and so do the images of a class.
+    ``support`` (b, ways, shots) and ``query`` (b, ways, queries) hold image positions; ``classes`` (b, ways)
+    the label of each way. In an episode the classes differ, and so do the images of a class.
     """
 
     support: Int[np.ndarray, "b ways shots"]
@@ -29,13 +29,13 @@ class EpisodeIndices:
 class EpisodeSampler:
     """Episodes as a pure function of (seed, index).
 
-    Episode i is the same whatever the batch it is asked for in, the order, the process and the machine. Classes
-    are uniform without replacement, whatever their size; within a class so are the images.
-    ``sampler[i]`` gives one episode (leading axis 1), ``sampler[a:b]`` a batch. Time and memory of a batch do not
-    depend on the size of the dataset.
+    Episode i is the same whatever the batch it is asked for in, the order, the process and the machine.
+    Classes are uniform without replacement, whatever their size; within a class so are the images.
+    ``sampler[i]`` gives one episode (leading axis 1), ``sampler[a:b]`` a batch. Time and memory of a batch do
+    not depend on the size of the dataset.
 
-    labels: (n,) whole numbers, any order, one per image. ways, shots, queries: at least 1; shots and queries are
-    per class. seed: 0 to 2**64 - 1. class_names: optional, only to name a class in an error by its label.
+    labels: (n,) whole numbers, any order, one per image. ways, shots, queries: at least 1; shots and queries
+    are per class. seed: 0 to 2**64 - 1. class_names: optional, only to name a class in an error by its label.
     Raises DataError for a setting out of range, for more ways than classes, and for a class with fewer images
     than shots + queries.
     """
@@ -74,11 +74,12 @@ class EpisodeSampler:
             name = f"{class_names[label]!r}" if class_names is not None else f"{label}"
             others = f" ({len(small) - 1} more classes are too small)" if len(small) > 1 else ""
             raise DataError(
-                f"class {name} has {size} images, but shots={self.shots} + queries={self.queries} need {needed}"
-                f"{others}; give shots + queries <= {int(self._sizes.min())} or leave such classes out"
+                f"class {name} has {size} images, but shots={self.shots} + queries={self.queries} "
+                f"need {needed}{others}; give shots + queries <= {int(self._sizes.min())} "
+                "or leave such classes out"
             )
 
-    def __getitem__(self, index: int | slice) -> EpisodeIndices:
+    def __getitem__(self, index: int | np.integer | slice) -> EpisodeIndices:
         """Episode ``index``, or the episodes of a slice, which must have a stop. Indices: 0 to 2**63 - 1.
 
         Raises DataError for a negative or larger index and for a slice without a stop.
@@ -106,9 +107,8 @@ def _sample(random: np.ndarray, sizes: Int[np.ndarray, "rows"]) -> Int[np.ndarra
     Step i swaps places i and j[i] >= i of a list 0..size-1 that is never built: only what lies at the places
     swapped so far is known, as (place j[k], content left[k]); later swaps overwrite earlier ones.
     """
-    small = sizes.max(initial=0) < 2**15
-    kind = np.int16 if small else np.int64
-    j = np.empty(random.shape, kind)
+    # small numbers in 16 bits: four times as many fit into a processor's vector
+    j = np.empty(random.shape, np.int16 if sizes.max(initial=0) < 2**15 else np.int64)
     left, picked = np.empty_like(j), np.empty_like(j)
     for i in range(len(random)):
         j[i] = below(random[i], sizes - i) + i
@@ -119,7 +119,7 @@ def _sample(random: np.ndarray, sizes: Int[np.ndarray, "rows"]) -> Int[np.ndarra
     return picked.astype(np.int64)
 
 
-def _episode_numbers(index: int | slice) -> Int[np.ndarray, "b"]:
+def _episode_numbers(index: int | np.integer | slice) -> Int[np.ndarray, "b"]:
     if isinstance(index, slice):
         if index.stop is None:
             raise DataError("episodes have no end: give the slice a stop, as in sampler[0:1000]")
@@ -127,8 +127,7 @@ def _episode_numbers(index: int | slice) -> Int[np.ndarray, "b"]:
     else:
         first = operator.index(index)
         numbers = range(first, first + 1)
-    if numbers and not (0 <= min(numbers[0], numbers[-1]) and max(numbers[0], numbers[-1]) < 2**63):
+    ends = [numbers[0], numbers[-1]] if numbers else []
+    if any(not 0 <= end < 2**63 for end in ends):
         raise DataError(f"episode index {index}: allowed are whole numbers from 0 to 2**63 - 1")
-    return np.array(numbers, np.int64) if len(numbers) < 2 else np.arange(
-        numbers[0], numbers[-1] + numbers.step, numbers.step, dtype=np.int64
-    )
+    return np.fromiter(numbers, np.int64, len(numbers))

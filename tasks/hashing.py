@@ -43,6 +43,6 @@ def uniform(word: UInt64[np.ndarray, "..."], low: float = 0.0, high: float = 1.0
 
 
 def below(word: UInt64[np.ndarray, "..."], bound: int | np.ndarray) -> Int[np.ndarray, "..."]:
-    """Words to int64 in [0, bound), for 1 <= bound <= 2**31; no outcome is off its chance by more than 2**-32."""
+    """Words to int64 in [0, bound), 1 <= bound <= 2**31; no outcome is off its chance by more than 2**-32."""
     limit = np.asarray(bound).astype(np.uint64)
     return (((word >> np.uint64(32)) * limit) >> np.uint64(32)).astype(np.int64)

@@ -1,7 +1,6 @@
 """Parts of a dataset that share no class, and the splits of Omniglot, keyed by class name."""
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Int8, Int64, UInt8
 
 from tasks.errors import DataError
+from tasks.folders import walk
 from tasks.store import Store
 
 PARTS = ("train", "val", "test")
@@ -47,14 +47,17 @@ class Partition:
         rows = {row_name: k for k, row_name in enumerate(store.class_names)}
         missing = [full for full in names if base_class(full) not in rows]
         if missing:
-            raise DataError(f"part {name!r}: {_some(missing)} not in the store {store.name!r}; check the names")
+            raise DataError(
+                f"part {name!r}: {_some(missing)} not in the store {store.name!r}; correct the names"
+            )
         where = np.array([rows[base_class(full)] for full in names], np.int64)
         sizes = np.diff(store.offsets)[where]
         starts = np.cumsum(sizes) - sizes
         index = np.arange(sizes.sum()) + np.repeat(store.offsets[where] - starts, sizes)
-        turns = np.array([int(found[1]) // 90 if (found := _ROTATION.search(full)) else 0 for full in names], np.int8)
+        turned = [_ROTATION.search(full) for full in names]
+        turns = np.array([int(found[1]) // 90 if found else 0 for found in turned], np.int8)
         labels = np.repeat(np.arange(len(names)), sizes)
-        return cls(store, name, index.astype(np.int64), np.repeat(turns, sizes), labels.astype(np.int64), tuple(names))
+        return cls(store, name, index, np.repeat(turns, sizes), labels, tuple(names))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -64,12 +67,12 @@ class Partition:
 
     @property
     def factors(self) -> dict[str, np.ndarray]:
-        """Known factors of the images as stored, before any quarter turn: name -> (n,) float32; may be empty."""
+        """Known factors of the images as stored, before any quarter turn: name -> (n,) float32, or none."""
         return {name: values[self.index] for name, values in self.store.factors.items()}
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the store's fingerprint and of which images are taken, turned how; labels do not enter."""
+        """sha256 of the store's fingerprint and of which images are taken, turned how; not of labels."""
         digest = hashlib.sha256(self.store.fingerprint.encode())
         digest.update(self.index.astype("<i8").tobytes())
         digest.update(self.quarter_turns.astype("i1").tobytes())
@@ -81,7 +84,7 @@ class Partition:
         return frozenset(map(base_class, self.class_names))
 
     def gather(self, indices: Int64[np.ndarray, "..."]) -> UInt8[np.ndarray, "... c h w"]:
-        """Images at positions 0 to n - 1 of this part, any shape, as uint8 (*shape, c, h, w). IndexError beyond n."""
+        """Images at positions 0 to n - 1, any shape, as uint8 (*shape, c, h, w). IndexError beyond n - 1."""
         images = self.store.images[self.index[indices]]
         turns = self.quarter_turns[indices]
         for k in (1, 2, 3):
@@ -110,8 +113,8 @@ class Dataset:
             shared = sorted(one.base_classes & other.base_classes)
             if shared:
                 raise DataError(
-                    f"{self.label}: parts {one.name!r} and {other.name!r} overlap in {len(shared)} "
-                    f"class{'es' if len(shared) > 1 else ''}: {_some(shared)}; each class belongs in one part only"
+                    f"{self.label}: parts {one.name!r} and {other.name!r} overlap in {len(shared)} classes "
+                    f"({_some(shared)}); each class belongs in one part only"
                 )
 
     @property
@@ -135,8 +138,13 @@ def rotated(names: Iterable[str]) -> list[str]:
     return [f"{name}/rot{degrees:03d}" for name in names for degrees in (0, 90, 180, 270)]
 
 
+def upright(names: Iterable[str]) -> list[str]:
+    """Keep the classes that are turned by 0 degrees, without the suffix that says so."""
+    return [base_class(name) for name in names if name.endswith("/rot000")]
+
+
 def seeded_order(names: Iterable[str], seed: int) -> list[str]:
-    """Shuffle names by the sha256 of seed and name: the same on every machine, whatever order they come in."""
+    """Shuffle names by the sha256 of seed and name: the same on every machine, from whatever order."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
@@ -165,12 +173,14 @@ def vinyals(root: Path, known: Iterable[str]) -> dict[str, list[str]]:
     ``known``: the base classes there are. Raises DataError when the files are absent, and with file and line
     number for a malformed line, one that is listed twice and one that names a class that there is not.
     """
-    folders = (Path(at) for at, _, files in os.walk(root) if {f"{part}.txt" for part in PARTS} <= set(files))
-    folder = next((at for at in sorted(folders) if at.name == "vinyals"), None)
+    lists = {f"{part}.txt" for part in PARTS}
+    found = [at for at, _, files in walk(root) if at.name == "vinyals" and lists <= set(files)]
+    folder = min(found, default=None)
     if folder is None:
         raise DataError(
-            f"split 'vinyals' needs its class lists and {root} holds none; put train.txt, val.txt and test.txt "
-            f"(one Alphabet/characterNN/rotDDD a line) in {root / 'splits' / 'vinyals'}, or choose split lake or random"
+            f"split 'vinyals' needs its class lists and {root} holds none; put train.txt, val.txt and "
+            f"test.txt (one Alphabet/characterNN/rotDDD a line) in {root / 'splits' / 'vinyals'}, "
+            "or choose split lake or random"
         )
     allowed = frozenset(known)
     return {part: _read_list(folder / f"{part}.txt", allowed) for part in PARTS}
@@ -184,11 +194,13 @@ def _read_list(path: Path, known: frozenset[str]) -> list[str]:
             continue
         where = f"{path}, line {number}"
         if name.count("/") != 2 or not _ROTATION.search(name):
-            raise DataError(f"{where}: {name[:80]!r} is not Alphabet/characterNN/rotDDD with DDD 000, 090, 180 or 270")
+            raise DataError(
+                f"{where}: {name[:80]!r} is not Alphabet/characterNN/rotDDD with DDD 000, 090, 180 or 270"
+            )
         if name in first:
             raise DataError(f"{where}: {name!r} is already on line {first[name]}; list each class once")
         if base_class(name) not in known:
-            raise DataError(f"{where}: {name!r} is not a class of this dataset; correct the name or remove the line")
+            raise DataError(f"{where}: {name!r} is no class of this dataset; correct or remove the line")
         first[name] = number
     if not first:
         raise DataError(f"{path} lists no class; it needs one Alphabet/characterNN/rotDDD a line")

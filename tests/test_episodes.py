@@ -1,0 +1,193 @@
+"""The episode sampler: uniform, without replacement, and a pure function of (seed, index)."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from tasks.episodes import EpisodeSampler
+from tasks.errors import DataError
+
+SIZES = np.array([16, 20, 31, 18, 25, 16, 40])
+LABELS = np.repeat(np.arange(7) * 10, SIZES)  # classes of different sizes, labels with gaps
+
+
+def make(labels=LABELS, ways=5, shots=1, queries=15, seed=0, **more) -> EpisodeSampler:
+    return EpisodeSampler(labels, ways=ways, shots=shots, queries=queries, seed=seed, **more)
+
+
+def flat(episodes) -> np.ndarray:
+    return np.concatenate([episodes.support, episodes.query], -1)
+
+
+def test_shapes_types_and_labels() -> None:
+    episodes = make(shots=2, queries=3)[0:10]
+    assert (episodes.support.shape, episodes.query.shape) == ((10, 5, 2), (10, 5, 3))
+    assert {a.dtype for a in (episodes.support, episodes.query, episodes.classes)} == {np.dtype(np.int64)}
+    np.testing.assert_array_equal(LABELS[flat(episodes)], np.repeat(episodes.classes[..., None], 5, -1))
+    one = make(shots=2, queries=3)[7]
+    np.testing.assert_array_equal(one.support, episodes.support[7:8])
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**64 - 1), start=st.integers(0, 2**63 - 100))
+def test_no_replacement_and_the_same_in_any_batch(data, seed: int, start: int) -> None:
+    sizes = data.draw(st.lists(st.integers(4, 12), min_size=3, max_size=9))
+    labels = data.draw(st.permutations(np.repeat(np.arange(len(sizes)), sizes).tolist()))
+    ways = data.draw(st.integers(1, len(sizes)))
+    shots = data.draw(st.integers(1, 3))
+    sampler = make(np.array(labels), ways=ways, shots=shots, queries=4 - shots, seed=seed)
+    count = data.draw(st.integers(1, 60))
+    batch = sampler[start : start + count]
+    for classes, images in zip(batch.classes, flat(batch).reshape(count, -1), strict=True):
+        assert len(set(classes)) == ways
+        assert len(set(images)) == ways * 4  # so support and query are disjoint too
+    for i in data.draw(st.lists(st.integers(0, count - 1), max_size=4)):
+        alone = sampler[start + i]
+        np.testing.assert_array_equal(flat(alone)[0], flat(batch)[i])
+        np.testing.assert_array_equal(alone.classes[0], batch.classes[i])
+
+
+def test_the_same_over_blocks_steps_and_orders() -> None:
+    sampler = make(seed=5)
+    whole = flat(sampler[0:3000])
+    np.testing.assert_array_equal(
+        whole, np.concatenate([flat(sampler[a : a + 600]) for a in range(0, 3000, 600)])
+    )
+    np.testing.assert_array_equal(whole[::7], flat(sampler[0:3000:7]))
+    np.testing.assert_array_equal(whole[100:50:-1], flat(sampler[100:50:-1]))
+    assert len(flat(sampler[5:5])) == 0
+
+
+def test_the_same_in_another_process() -> None:
+    code = (
+        "import numpy as np; from tasks.episodes import EpisodeSampler;"
+        "s = EpisodeSampler(np.repeat(np.arange(50), 20), ways=5, shots=1, queries=15, seed=9)[1000:1005];"
+        "print(s.support.ravel().tolist() + s.query.ravel().tolist())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    here = make(np.repeat(np.arange(50), 20), seed=9)[1000:1005]
+    assert told.strip() == str(here.support.ravel().tolist() + here.query.ravel().tolist())
+
+
+def test_golden_episode() -> None:
+    """A change here means that episodes of old runs can no longer be paired with new ones."""
+    episode = make(np.repeat(np.arange(100), 20), shots=1, queries=2, seed=1)[0]
+    assert episode.classes.tolist() == [[50, 58, 14, 67, 60]]
+    assert flat(episode)[0].tolist() == [
+        [1010, 1011, 1000],
+        [1177, 1160, 1175],
+        [288, 294, 287],
+        [1354, 1351, 1356],
+        [1206, 1218, 1219],
+    ]
+
+
+def test_seeds_and_indices_differ() -> None:
+    labels = np.repeat(np.arange(200), 20)
+    drawn = np.concatenate([flat(make(labels, seed=seed)[0:200]).reshape(200, -1) for seed in range(5)])
+    assert len(np.unique(drawn, axis=0)) == 1000
+
+
+def uniform_p(observed: np.ndarray) -> float:
+    return chisquare(observed).pvalue
+
+
+def test_classes_are_uniform_at_every_position() -> None:
+    sampler = make(ways=3, shots=1, queries=1, seed=3)
+    classes = sampler[0:20000].classes // 10
+    assert all(uniform_p(np.bincount(classes[:, way], minlength=7)) > 1e-3 for way in range(3))
+    pairs = classes[:, 0] * 7 + classes[:, 1]
+    assert uniform_p(np.bincount(pairs, minlength=49)[np.arange(49) % 8 != 0]) > 1e-3
+
+
+def test_images_are_uniform_at_every_position() -> None:
+    sampler = make(np.repeat(np.arange(2), 6), ways=2, shots=2, queries=2, seed=4)
+    images = flat(sampler[0:20000])
+    for position in range(4):
+        assert uniform_p(np.bincount(images[:, :, position].ravel(), minlength=12)) > 1e-3
+    in_class = images % 6
+    for a in range(4):
+        for b in range(a):
+            pairs = (in_class[..., a] * 6 + in_class[..., b]).ravel()
+            assert uniform_p(np.bincount(pairs, minlength=36)[np.arange(36) % 7 != 0]) > 1e-3
+
+
+def test_ways_are_independent_of_each_other() -> None:
+    images = make(np.repeat(np.arange(2), 4), ways=2, shots=1, queries=1, seed=6)[0:16000].support[..., 0] % 4
+    assert uniform_p(np.bincount(images[:, 0] * 4 + images[:, 1], minlength=16)) > 1e-3
+
+
+def test_successive_episodes_are_independent() -> None:
+    first = make(np.repeat(np.arange(8), 2), ways=1, shots=1, queries=1, seed=0)[0:20001].classes[:, 0]
+    assert uniform_p(np.bincount(first[:-1] * 8 + first[1:], minlength=64)) > 1e-3
+
+
+def test_huge_classes_cost_no_more() -> None:
+    sampler = make(np.repeat(np.arange(5), 200_000), seed=1)
+    started = time.perf_counter()
+    images = flat(sampler[0:1000])
+    assert time.perf_counter() - started < 1
+    assert images.max() > 990_000 and all(len(set(row)) == 80 for row in images.reshape(1000, -1))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"ways": 8}, r"ways=8, but the data has only 7 classes; give ways <= 7"),
+        (
+            {"shots": 2},
+            r"class 0 has 16 images, but shots=2 .* need 17 \(1 more .*; give shots \+ queries <= 16",
+        ),
+        ({"ways": 0}, "ways=0: an episode needs at least 1"),
+        ({"shots": 0}, "shots=0: an episode needs at least 1"),
+        ({"queries": -1}, "queries=-1: an episode needs at least 1"),
+        ({"seed": -1}, r"episode seed -1: allowed are whole numbers from 0 to 2\*\*64 - 1"),
+        ({"seed": 2**64}, "episode seed 18446744073709551616: allowed"),
+    ],
+)
+def test_settings_out_of_range(setting: dict, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        make(**setting)
+
+
+def test_a_small_class_is_named() -> None:
+    with pytest.raises(DataError, match="class 'Greek/character01' has 3 images"):
+        make(
+            np.array([0, 0, 0, 0, 1, 1, 1]),
+            ways=2,
+            queries=3,
+            class_names=["Latin/character01", "Greek/character01"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (-1, "episode index -1: allowed are whole numbers from 0"),
+        (slice(-5, 3), "episode index slice"),
+        (2**63, "episode index 9223372036854775808"),
+        (slice(3, None), "give the slice a stop"),
+    ],
+)
+def test_indices_out_of_range(index, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        make()[index]
+
+
+def test_fast_enough_for_a_hundred_thousand_episodes() -> None:
+    """At least 10,000 5-way 1-shot 15-query episodes a second, with room for a busy machine."""
+    sampler = make(np.repeat(np.arange(659), 20))
+    best = min(timed(sampler) for _ in range(3))
+    assert 2000 / best > 10_000, f"{2000 / best:.0f} episodes a second"
+
+
+def timed(sampler: EpisodeSampler) -> float:
+    started = time.perf_counter()
+    sampler[0:2000]
+    return time.perf_counter() - started

@@ -1,0 +1,261 @@
+"""Parts without a common class, and the splits of Omniglot; the last tests read the real one."""
+
+import functools
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_omniglot import BACKGROUND, DRAWINGS, EVALUATION, PARTS, write_zip
+
+from tasks import datasets as datasets_module
+from tasks import omniglot as omniglot_module
+from tasks.datasets import DATASETS, describe, omniglot
+from tasks.episodes import EpisodeSampler
+from tasks.errors import DataError
+from tasks.omniglot import find
+from tasks.splits import Dataset, Partition, lake, rotated, seeded_order, shuffled, vinyals
+from tasks.store import Store
+
+NAMES = ("A/character01", "A/character02", "B/character01", "B/character02")
+
+
+def store() -> Store:
+    rng = np.random.default_rng(0)
+    return Store(
+        name="four",
+        images=rng.integers(0, 256, (11, 2, 5, 5), np.uint8),
+        offsets=np.array([0, 3, 5, 9, 11], np.int64),
+        class_names=NAMES,
+        factors={"scale": np.arange(11, dtype=np.float32)},
+    )
+
+
+def test_partition_takes_the_rows_of_its_classes() -> None:
+    part = Partition.of_classes(store(), "val", [NAMES[2], NAMES[1]])
+    assert part.class_names == (NAMES[1], NAMES[2]) and part.image_shape == (2, 5, 5)
+    assert part.index.tolist() == [3, 4, 5, 6, 7, 8]
+    assert part.labels.tolist() == [0, 0, 1, 1, 1, 1]
+    assert part.factors["scale"].tolist() == [3, 4, 5, 6, 7, 8]
+    np.testing.assert_array_equal(part.images(), store().images[3:9])
+    np.testing.assert_array_equal(part.gather(np.array([[5, 0]])), store().images[[[8, 3]]])
+
+
+def test_rotations_turn_counter_clockwise() -> None:
+    data = store()
+    part = Partition.of_classes(data, "train", rotated([NAMES[1]]))
+    assert part.class_names == tuple(f"{NAMES[1]}/rot{d}" for d in ("000", "090", "180", "270"))
+    assert part.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and part.base_classes == {NAMES[1]}
+    for turns in range(4):
+        for i in range(2):
+            expected = np.rot90(data.images[3 + i], turns, axes=(1, 2))
+            np.testing.assert_array_equal(part.images()[2 * turns + i], expected)
+    # by hand: what is at the top right goes to the top left
+    np.testing.assert_array_equal(part.images()[2][:, 0, 0], data.images[3][:, 0, 4])
+
+
+def test_fingerprint_depends_on_rows_and_turns() -> None:
+    parts = [Partition.of_classes(store(), "train", names) for names in (NAMES[:1], NAMES[1:2])]
+    turned = Partition.of_classes(store(), "train", [f"{NAMES[0]}/rot090"])
+    assert len({part.fingerprint for part in [*parts, turned]}) == 3
+    renamed = replace(parts[0], name="test", class_names=("x",))
+    assert renamed.fingerprint == parts[0].fingerprint
+
+
+def test_missing_and_repeated_classes() -> None:
+    with pytest.raises(DataError, match="part 'train': Z/character09 not in the store 'four'"):
+        Partition.of_classes(store(), "train", ["Z/character09", NAMES[0]])
+    with pytest.raises(DataError, match="part 'train' names A/character01 twice"):
+        Partition.of_classes(store(), "train", [NAMES[0], NAMES[0]])
+
+
+def test_overlap_is_loud_and_names_classes_and_parts() -> None:
+    parts = {
+        "train": [NAMES[0], f"{NAMES[1]}/rot000"],
+        "val": [NAMES[2]],
+        "test": [f"{NAMES[1]}/rot090", NAMES[3]],
+    }
+    with pytest.raises(
+        DataError, match=r"four/x: parts 'train' and 'test' overlap in 1 classes \(A/character02\)"
+    ):
+        Dataset.of_classes("four", "x", store(), parts)
+    fine = Dataset.of_classes("four", "x", store(), parts | {"test": [NAMES[3]]})
+    assert fine.label == "four/x" and fine.test.name == "test"
+
+
+def test_seeded_order_ignores_the_order_given() -> None:
+    names = [f"c{i}" for i in range(50)]
+    assert seeded_order(names, 1) == seeded_order(reversed(names), 1) != seeded_order(names, 2)
+    assert seeded_order(["a", "b", "c"], 0) == ["c", "b", "a"]  # golden: published splits depend on it
+
+
+def test_lake_holds_out_whole_alphabets() -> None:
+    background = [f"{alphabet}/character{c:02d}" for alphabet in "ABCDEFGHIJ" for c in range(3)]
+    parts = lake(background, ["Z/character01"], seed=0)
+    alphabets = [{name[0] for name in parts[part]} for part in ("train", "val", "test")]
+    assert [len(a) for a in alphabets] == [8, 2, 1] and not alphabets[0] & alphabets[1]
+    assert parts["val"] != lake(background, [], seed=1)["val"]
+
+
+def test_shuffled_takes_each_class_once() -> None:
+    parts = shuffled([f"c{i}" for i in range(10)], 0, train=6, val=1)
+    assert [len(parts[p]) for p in ("train", "val", "test")] == [6, 1, 3]
+    assert len({name for part in parts.values() for name in part}) == 10
+
+
+def write_lists(
+    root: Path, train: str, val: str = f"{NAMES[2]}/rot000", test: str = f"{NAMES[3]}/rot000"
+) -> None:
+    (root / "data" / "vinyals").mkdir(parents=True)
+    for name, text in {"train": train, "val": val, "test": test}.items():
+        (root / "data" / "vinyals" / f"{name}.txt").write_text(text + "\n")
+
+
+def test_vinyals_lists_are_found_anywhere(tmp_path: Path) -> None:
+    write_lists(tmp_path, f"{NAMES[0]}/rot000\n{NAMES[0]}/rot270\n\n")
+    assert vinyals(tmp_path, NAMES)["train"] == [f"{NAMES[0]}/rot000", f"{NAMES[0]}/rot270"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "A/character01/rot000\nA/character01",
+            "train.txt, line 2: 'A/character01' is not Alphabet/characterNN/rotDDD",
+        ),
+        (
+            "A/character01/rot045",
+            "line 1: 'A/character01/rot045' is not Alphabet/characterNN/rotDDD with DDD 000, 090",
+        ),
+        ("<!DOCTYPE html>", "line 1: '<!DOCTYPE html>' is not Alphabet"),
+        (
+            "A/character01/rot000\n\nA/character01/rot000",
+            "line 3: 'A/character01/rot000' is already on line 1",
+        ),
+        (
+            "A/character09/rot000",
+            "line 1: 'A/character09/rot000' is no class of this dataset; correct or remove",
+        ),
+        ("", "train.txt lists no class"),
+    ],
+)
+def test_wrong_lists(tmp_path: Path, text: str, words: str) -> None:
+    write_lists(tmp_path, text)
+    with pytest.raises(DataError, match=words):
+        vinyals(tmp_path, NAMES)
+
+
+def test_absent_lists(tmp_path: Path) -> None:
+    words = "needs its class lists and .* holds none; put train.txt, val.txt and test.txt .*splits/vinyals"
+    with pytest.raises(DataError, match=words):
+        vinyals(tmp_path, NAMES)
+
+
+def test_overlapping_lists_are_refused_whole(tmp_path: Path, monkeypatch) -> None:
+    write_zip(tmp_path / "images_background.zip", BACKGROUND)
+    write_zip(tmp_path / "images_evaluation.zip", EVALUATION)
+    tiny = functools.partial(omniglot_module.omniglot_store, parts=PARTS)
+    monkeypatch.setattr(datasets_module, "omniglot_store", tiny)
+    both = "Greek/character01/rot000"
+    write_lists(tmp_path, both, "Latin/character01/rot000", "Greek/character01/rot090")
+    with pytest.raises(
+        DataError, match="omniglot/vinyals: parts 'train' and 'test' overlap in 1 classes .Greek/char"
+    ):
+        omniglot(tmp_path, split="vinyals")
+    assert len(omniglot(tmp_path, split="lake").train.index) == 2 * DRAWINGS
+
+
+def test_table_of_datasets() -> None:
+    assert sorted(DATASETS) == list(DATASETS)
+    assert all(describe(name).endswith(".") and len(describe(name)) < 110 for name in DATASETS)
+    with pytest.raises(
+        DataError, match="unknown dataset 'omniglt'; did you mean 'omniglot'. allowed: glyphs, omniglot"
+    ):
+        describe("omniglt")
+
+
+def test_unknown_split() -> None:
+    code = "from pathlib import Path; from tasks.datasets import omniglot; omniglot(Path('.'), split='lak')"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    assert "unknown Omniglot split 'lak'; did you mean 'lake'? allowed: lake, random, vinyals" in told
+
+
+# on the real Omniglot
+
+
+@pytest.fixture(scope="module")
+def real(data_root: Path, tmp_path_factory) -> Path:
+    """A data root of its own with links to the real files, so that nothing is written beside them."""
+    root = tmp_path_factory.mktemp("omniglot")
+    for part in (omniglot_module.BACKGROUND, omniglot_module.EVALUATION):
+        found = find(data_root, part)
+        assert found, f"{part.folder} is not under {data_root}"
+        (root / found.name).symlink_to(found.resolve())
+    shutil.copytree(data_root / "splits", root / "splits")
+    return root
+
+
+def sizes(dataset: Dataset) -> list[tuple[int, int, int]]:
+    parts = (dataset.train, dataset.val, dataset.test)
+    return [(len(p.class_names), len(p.base_classes), len(p.index)) for p in parts]
+
+
+def test_real_lake(real: Path) -> None:
+    dataset = omniglot(real)
+    train, val, test = sizes(dataset)
+    assert train[0] + val[0] == 964 and test == (659, 659, 13180)
+    assert dataset.train.store.images.shape == (32460, 1, 28, 28)
+    alphabets = [
+        {name.split("/")[0] for name in part.class_names}
+        for part in (dataset.train, dataset.val, dataset.test)
+    ]
+    assert [len(a) for a in alphabets] == [24, 6, 20] and not alphabets[0] & alphabets[1]
+    assert sorted(alphabets[1]) == [
+        "Balinese",
+        "Inuktitut_(Canadian_Aboriginal_Syllabics)",
+        "Japanese_(hiragana)",
+        "Ojibwe_(Canadian_Aboriginal_Syllabics)",
+        "Sanskrit",
+        "Tagalog",
+    ]  # golden: which alphabets validate by default
+    assert omniglot(real, split_seed=1).val.class_names != dataset.val.class_names
+
+
+def test_real_lake_with_rotations(real: Path) -> None:
+    upright, turned = omniglot(real), omniglot(real, rotations=True)
+    assert sizes(turned)[2] == (659 * 4, 659, 13180 * 4)
+    assert turned.val.base_classes == upright.val.base_classes
+
+
+def test_real_vinyals(real: Path) -> None:
+    dataset = omniglot(real, split="vinyals")
+    assert sizes(dataset) == [(4112, 1028, 82240), (688, 172, 13760), (1692, 423, 33840)]
+    flat = omniglot(real, split="vinyals", rotations=False)
+    assert sizes(flat) == [(1028, 1028, 20560), (172, 172, 3440), (423, 423, 8460)]
+    background = omniglot(real, split="lake")
+    known = background.train.base_classes | background.val.base_classes
+    assert len(dataset.train.base_classes & known) == 792
+    assert not dataset.test.base_classes & known
+    train, test = (
+        {name.split("/")[0] for name in part.base_classes} for part in (dataset.train, dataset.test)
+    )
+    assert train & test == {"Gurmukhi"}
+
+
+def test_real_random(real: Path) -> None:
+    dataset = omniglot(real, split="random")
+    assert sizes(dataset) == [(1100, 1100, 22000), (100, 100, 2000), (423, 423, 8460)]
+
+
+def test_real_pixels_reach_the_known_accuracy(real: Path) -> None:
+    """Nearest neighbour on pixels, 5-way 1-shot: 41.7 % in Hsu et al. 2019, on another split."""
+    test = omniglot(real).test
+    episodes = EpisodeSampler(test.labels, ways=5, shots=1, queries=15, seed=0)[0:300]
+    support = test.gather(episodes.support).reshape(300, 5, -1).astype(np.float32)
+    query = test.gather(episodes.query).reshape(300, 75, -1).astype(np.float32)
+    distance = (support**2).sum(-1)[:, None] - 2 * query @ support.swapaxes(1, 2)
+    accuracy = (distance.argmin(-1) == np.repeat(np.arange(5), 15)).mean()
+    assert 0.40 < accuracy < 0.47
