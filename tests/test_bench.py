@@ -84,12 +84,15 @@ def test_a_finished_run_holds_what_the_design_says(run: Path) -> None:
 def test_report_has_the_fixed_keys_and_honest_rows(run: Path) -> None:
     report = json.loads((run / "report.json").read_text())
     assert report["schema"] == 1
-    row_keys = set(
-        ["dataset", "split", "ways", "shots", "queries", "episodes", "episode_seed", "extractor", "extractor_seeds", "labels_used", "learner", "mode", "transductive", "accuracy", "ci95", "error", "seconds"]
-    )
-    comparison_keys = set(
-        ["baseline", "candidate", "learner", "dataset", "ways", "shots", "error_baseline", "error_candidate", "difference", "difference_ci95", "relative_reduction", "relative_reduction_ci95", "p_value", "p_value_holm", "n_episodes", "n_seeds"]
-    )
+    row_keys = {
+        "dataset", "split", "ways", "shots", "queries", "episodes", "episode_seed", "extractor", "extractor_seeds",
+        "labels_used", "learner", "mode", "transductive", "accuracy", "ci95", "error", "seconds",
+    }  # fmt: skip
+    comparison_keys = {
+        "baseline", "candidate", "learner", "dataset", "ways", "shots", "error_baseline", "error_candidate",
+        "difference", "difference_ci95", "relative_reduction", "relative_reduction_ci95", "p_value", "p_value_holm",
+        "n_episodes", "n_seeds",
+    }  # fmt: skip
     assert all(row_keys <= set(row) for row in report["rows"])
     assert all(comparison_keys <= set(item) for item in report["comparisons"])
     assert len(report["comparisons"]) == 4 * 2 * 2  # all but the baseline
