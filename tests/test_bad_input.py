@@ -1,6 +1,5 @@
 """What a user can get wrong on the command line: status 2, one message, its words, no traceback."""
 
-
 import pytest
 from command import BENCH, Shell
 
