@@ -220,6 +220,7 @@ else
     begin "the virtual environment in $venv with Python $old_version: there already"
     say '--- once more' >>"$log"
 fi
+whole=$(cat "$venv"/installed-run "$venv"/installed-test 2>/dev/null) || :
 rm -f "$venv"/installed-run "$venv"/installed-test
 
 # Big files are unpacked on the disk they end on; a small /tmp would not hold torch.
@@ -241,7 +242,7 @@ else
     cp constraints.txt "$pins"
 fi
 
-if [ -n "$old" ]; then # an install that was broken off may have left half a package, pip itself included
+if [ -n "$old" ] && [ -z "$whole" ]; then # an install that was broken off may have left half a package, pip itself included
     "$venv/bin/python" scripts/mend.py >>"$log" 2>&1 || fail "cannot repair $venv: make clean, then call again. Log: $log"
     attempt "$venv/bin/python" -m ensurepip || explain
 fi

@@ -186,6 +186,9 @@ def test_unknown_split() -> None:
 # on the real Omniglot
 
 
+opened = functools.cache(omniglot)
+
+
 @pytest.fixture(scope="module")
 def real(data_root: Path, tmp_path_factory) -> Path:
     """A data root of its own with links to the real files, so that nothing is written beside them."""
@@ -204,7 +207,7 @@ def sizes(dataset: Dataset) -> list[tuple[int, int, int]]:
 
 
 def test_real_lake(real: Path) -> None:
-    dataset = omniglot(real)
+    dataset = opened(real)
     train, val, test = sizes(dataset)
     assert train[0] + val[0] == 964 and test == (659, 659, 13180)
     assert dataset.train.store.images.shape == (32460, 1, 28, 28)
@@ -221,21 +224,21 @@ def test_real_lake(real: Path) -> None:
         "Sanskrit",
         "Tagalog",
     ]  # golden: which alphabets validate by default
-    assert omniglot(real, split_seed=1).val.class_names != dataset.val.class_names
+    assert opened(real, split_seed=1).val.class_names != dataset.val.class_names
 
 
 def test_real_lake_with_rotations(real: Path) -> None:
-    upright, turned = omniglot(real), omniglot(real, rotations=True)
+    upright, turned = opened(real), opened(real, rotations=True)
     assert sizes(turned)[2] == (659 * 4, 659, 13180 * 4)
     assert turned.val.base_classes == upright.val.base_classes
 
 
 def test_real_vinyals(real: Path) -> None:
-    dataset = omniglot(real, split="vinyals")
+    dataset = opened(real, split="vinyals")
     assert sizes(dataset) == [(4112, 1028, 82240), (688, 172, 13760), (1692, 423, 33840)]
-    flat = omniglot(real, split="vinyals", rotations=False)
+    flat = opened(real, split="vinyals", rotations=False)
     assert sizes(flat) == [(1028, 1028, 20560), (172, 172, 3440), (423, 423, 8460)]
-    background = omniglot(real, split="lake")
+    background = opened(real, split="lake")
     known = background.train.base_classes | background.val.base_classes
     assert len(dataset.train.base_classes & known) == 792
     assert not dataset.test.base_classes & known
@@ -246,13 +249,13 @@ def test_real_vinyals(real: Path) -> None:
 
 
 def test_real_random(real: Path) -> None:
-    dataset = omniglot(real, split="random")
+    dataset = opened(real, split="random")
     assert sizes(dataset) == [(1100, 1100, 22000), (100, 100, 2000), (423, 423, 8460)]
 
 
 def test_real_pixels_reach_the_known_accuracy(real: Path) -> None:
     """Nearest neighbour on pixels, 5-way 1-shot: 41.7 % in Hsu et al. 2019, on another split."""
-    test = omniglot(real).test
+    test = opened(real).test
     episodes = EpisodeSampler(test.labels, ways=5, shots=1, queries=15, seed=0)[0:300]
     support = test.gather(episodes.support).reshape(300, 5, -1).astype(np.float32)
     query = test.gather(episodes.query).reshape(300, 75, -1).astype(np.float32)

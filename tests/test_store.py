@@ -2,6 +2,7 @@
 
 import json
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,19 @@ def test_writing_again_replaces(tmp_path: Path) -> None:
     write_store(tmp_path / "x", small())
     assert len(write_store(tmp_path / "x", small(images=8)).images) == 8
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_many_writers_at_once_leave_one_store(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(lambda _: write_store(tmp_path / "x", small()), range(40)))
+    assert {store.images.sum() for store in stores} == {small().images.sum()}
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_damaged_store_is_replaced(tmp_path: Path) -> None:
+    write_store(tmp_path / "x", small())
+    (tmp_path / "x" / "meta.json").write_text("{")
+    assert write_store(tmp_path / "x", small()).name == "small"
 
 
 def test_full_disk_leaves_the_previous_store(tmp_path: Path) -> None:
