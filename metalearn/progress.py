@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 LINE_SECONDS = 10.0
+BRIEF_SECONDS = 1.0  # a job shorter than this gets no line
 
 
 class Progress:
@@ -31,21 +32,21 @@ class _Pace:
     def __init__(self, clock: Callable[[], float]):
         self._clock = clock
         self._total = self._done = self._first = -1
-        self._began = 0.0
+        self.began = 0.0
 
     def seconds_left(self, done: int, total: int) -> tuple[bool, float | None]:
         """Whether a new job begins, and its seconds left; None where no pace is known yet."""
         new = total != self._total or done < self._done
         if new:
-            self._total, self._first, self._began = total, done, self._clock()
+            self._total, self._first, self.began = total, done, self._clock()
         self._done = done
         gained = done - self._first
-        left = (self._clock() - self._began) / gained * (total - done) if gained > 0 and total > 0 else None
+        left = (self._clock() - self.began) / gained * (total - done) if gained > 0 and total > 0 else None
         return new, left
 
 
 class Lines(Progress):
-    """A line each `every` seconds and one at the end of a job: ``text: 120/800, 15 %, 2 min 10 s left``."""
+    """A line each `every` seconds, one at the end of a job that is not brief: ``text: 120/800, 15 %, 2 min left``."""
 
     def __init__(self, every: float = LINE_SECONDS, clock: Callable[[], float] = time.monotonic):
         self._every, self._clock = every, clock
@@ -55,7 +56,7 @@ class Lines(Progress):
     def __call__(self, done: int, total: int, text: str) -> None:
         """Print the line if it is due."""
         new, left = self._pace.seconds_left(done, total)
-        finished = done == total and not new
+        finished = done == total and self._clock() - self._pace.began >= BRIEF_SECONDS
         if not finished and self._clock() - self._shown < self._every:
             return
         self._shown = self._clock()

@@ -67,6 +67,16 @@ def test_projector_has_features_labels_and_thumbnails(tmp_path):
     assert "tensors.tsv" in (tmp_path / "projector_config.pbtxt").read_text()
 
 
+def test_a_projector_shown_again_replaces_the_earlier_one(tmp_path, capsys):
+    for label in ("old", "new"):
+        board = Board(tmp_path)
+        board.embedding("test", torch.rand(4, 2), torch.rand(4, 1, 8, 8), [label] * 4)
+        board.close()
+    assert [path.read_text().split() for path in tmp_path.rglob("metadata.tsv")] == [["new"] * 4]
+    assert (tmp_path / "projector_config.pbtxt").read_text().count("tensors.tsv") == 1
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_many_points_are_thinned_evenly(tmp_path):
     count = PROJECTOR_POINTS * 2 + 1
     board = Board(tmp_path)

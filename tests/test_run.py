@@ -232,6 +232,9 @@ class TestProgress:
         calls = [(0, 0, 10, "a"), (1, 10, 10, "a"), (2, 0, 20, "b"), (12, 10, 20, "b")]
         assert self.lines(calls) == ["a: 10/10, 100 %", "b: 10/20, 50 %, 10 s left"]
 
+    def test_a_brief_job_gets_no_line(self):
+        assert self.lines([(0, 0, 1, "a"), (0.5, 1, 1, "a"), (1, 3, 3, "b")]) == []
+
     def test_an_unknown_total(self):
         assert self.lines([(0, 0, 0, "fetch"), (11, 5, 0, "fetch")]) == ["fetch: 5"]
 
