@@ -40,7 +40,7 @@ def weights_fingerprint(module: nn.Module) -> str:
     for name, layer in module.named_modules():
         settings = {key: value for key, value in sorted(vars(layer).items()) if _is_setting(key, value)}
         digest.update(f"{name} {type(layer).__module__}.{type(layer).__qualname__} {settings}".encode())
-        digest.update(_source(type(layer)))  # type: ignore[arg-type]  # a class is hashable
+        digest.update(_source(type(layer)))
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -149,8 +149,8 @@ def inner_step(network: nn.Module, loss: Float[Tensor, ""], lr: float, second_or
     broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
     if broken:
         raise UserError(
-            f"the inner gradient of {', '.join(broken)} is not finite (support loss {loss.item():g}): lower inner_lr or "
-            "the number of steps, or check the images"
+            f"the inner gradient of {', '.join(broken)} is not finite (support loss {loss.item():g}): lower inner_lr or the "
+            "number of steps, or check the images"
         )
     maml_update(network, lr, [gradients.get(name) for name in named])
 

@@ -134,7 +134,9 @@ def resume(
     stored = load_state(state)
     given = stored.get("settings", {})
     if given != settings:
-        other = [f"{key} {given.get(key)!r} (now {value!r})" for key, value in settings.items() if given.get(key) != value]
+        other = [
+            f"{key} {given.get(key)!r} (now {value!r})" for key, value in settings.items() if given.get(key) != value
+        ]
         raise UserError(
             f"{state} is the state of another meta-training: {'; '.join(other)}; remove it to start again, or give the "
             "settings it was written with"

@@ -87,7 +87,10 @@ def test_anil_outer_gradient_is_that_of_a_plain_loop(first_order):
 
 @pytest.mark.parametrize("first_order", [False, True])
 def test_meta_gradient_by_hand_on_a_linear_model(first_order):
-    """Squared loss of w.x: one step gives w' = w - a X'(Xw - y); dQ/dw = (I - a X'X) Q'(Qw' - t), or without the factor."""
+    """Squared loss of w.x: one step gives w' = w - a X'(Xw - y); dQ/dw = (I - a X'X) Q'(Qw' - t).
+
+    First order leaves the factor out.
+    """
     g = torch.Generator().manual_seed(0)
     x, y, q, t = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((5, 3), (5, 1), (4, 3), (4, 1)))
     model = nn.Linear(3, 1, bias=False).double()
