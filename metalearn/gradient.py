@@ -26,13 +26,14 @@ class MAML(Learner):
     """Model-agnostic meta-learning: a few gradient steps on the support set, from an initialisation learned for that.
 
     Finn et al. 2017, algorithm 2: ``theta' = theta - inner_lr * gradient of the support loss``, ``adapt_steps`` times
-    (``eval_adapt_steps`` in ``adapt``); ``meta_loss`` is the query loss at theta', differentiated through the steps,
-    or with them as constants when ``first_order``. The network is an extractor (anything with ``feature_dim``) and a
-    linear head for ``ways`` classes, its first weights drawn by ``seed`` as torch draws them. A parameter that does
-    not require a gradient stays as it is.
+    (in ``adapt``: ``eval_adapt_steps``, by default as many); ``meta_loss`` is the query loss at theta', differentiated
+    through the steps, or with their gradients as constants when ``first_order``. The network is an extractor (anything
+    with ``feature_dim``) and a linear head for ``ways`` classes, its first weights drawn by ``seed`` as torch draws
+    them. A parameter that does not require a gradient stays as it is.
 
     ``batch_norm``: ``running`` normalises with the extractor's running statistics, which ``adapt`` never changes and
-    ``meta_loss`` updates by a pass of the network before adaptation, when in train mode. ``query_batch``, that of
+    ``meta_loss`` updates by a pass of the network before adaptation, when in train mode; gradients do not see these
+    statistics, so a learning rate of 0.01 or many inner steps can make the loss run away. ``query_batch``, that of
     Finn et al., normalises every batch by itself: queries then see each other, and ``transductive`` is true if there
     is a batch norm.
 
@@ -50,7 +51,7 @@ class MAML(Learner):
         ways: int = 5,
         inner_lr: float = 0.1,
         adapt_steps: int = 5,
-        eval_adapt_steps: int = 10,
+        eval_adapt_steps: int | None = None,
         first_order: bool = False,
         batch_norm: BatchNorm = "running",
         seed: int = 0,
@@ -59,10 +60,11 @@ class MAML(Learner):
         name, feature_dim = type(self).__name__.lower(), getattr(extractor, "feature_dim", None)
         if extractor is None or not isinstance(feature_dim, int):
             raise UserError(f"learner {name} needs an extractor, a module with an integer feature_dim")
-        require_positive(name, ways=ways, inner_lr=inner_lr, adapt_steps=adapt_steps, eval_adapt_steps=eval_adapt_steps)
+        at_test = adapt_steps if eval_adapt_steps is None else eval_adapt_steps
+        require_positive(name, ways=ways, inner_lr=inner_lr, adapt_steps=adapt_steps, eval_adapt_steps=at_test)
         self.extractor, self.head = extractor, linear_head(feature_dim, ways, seed)
         self.ways, self.inner_lr, self.first_order, self.batch_norm = ways, inner_lr, first_order, batch_norm
-        self.adapt_steps, self.eval_adapt_steps = adapt_steps, eval_adapt_steps
+        self.adapt_steps, self.eval_adapt_steps = adapt_steps, at_test
         self.transductive = batch_norm == "query_batch" and bool(batch_norms(extractor))
 
     def adapt(self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Classifier:
@@ -149,8 +151,8 @@ def inner_step(network: nn.Module, loss: Float[Tensor, ""], lr: float, second_or
     broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
     if broken:
         raise UserError(
-            f"the inner gradient of {', '.join(broken)} is not finite (support loss {loss.item():g}): lower inner_lr or the "
-            "number of steps, or check the images"
+            f"the inner gradient of {', '.join(broken)} is not finite (support loss {loss.item():g}): "
+            "lower inner_lr or the number of steps, or check the images"
         )
     maml_update(network, lr, [gradients.get(name) for name in named])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from gvae.checkpoint import load_state, save_state
 from gvae.recorder import Recorder
 from metalearn.errors import UserError
-from metalearn.evaluate import episode_images, evaluate_images
+from metalearn.evaluate import episode_images, evaluate_images, located
 from metalearn.learners.base import Learner
 from tasks.episodes import EpisodeSampler
 from tasks.splits import Partition
@@ -73,7 +73,8 @@ def meta_train(
             loss, accuracy = meta_step(learner, optimizer, train, tasks, iteration, meta_batch, device)
         recorder.scalars(iteration + 1, {"train/loss": loss, "train/accuracy": accuracy})
         if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
-            correct = evaluate_images(learner, val, checks, eval_episodes, device=device)
+            with located(f"validation after iteration {iteration}"):
+                correct = evaluate_images(learner, val, checks, eval_episodes, device=device)
             validation = float(correct.mean()) / (ways * queries)
             recorder.scalars(iteration + 1, {"val/accuracy": validation})
             if best is None or validation > best["accuracy"]:
@@ -107,10 +108,8 @@ def meta_step(
     for task in range(meta_batch):
         support, labels, query, truth = episode_images(train, tasks, iteration * meta_batch + task, device)
         where = f"meta-training stopped at iteration {iteration}, task {task}"
-        try:
+        with located(where):
             loss, right = learner.meta_loss(support, labels, query, truth)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
         if not loss.isfinite():
             raise UserError(f"{where}: the loss is {loss.item()}; lower learning_rate, or inner_lr where there is one")
         (loss / meta_batch).backward()
@@ -134,9 +133,7 @@ def resume(
     stored = load_state(state)
     given = stored.get("settings", {})
     if given != settings:
-        other = [
-            f"{key} {given.get(key)!r} (now {value!r})" for key, value in settings.items() if given.get(key) != value
-        ]
+        other = [f"{key} {given.get(key)!r} (now {now!r})" for key, now in settings.items() if given.get(key) != now]
         raise UserError(
             f"{state} is the state of another meta-training: {'; '.join(other)}; remove it to start again, or give the "
             "settings it was written with"

@@ -87,9 +87,9 @@ def test_anil_outer_gradient_is_that_of_a_plain_loop(first_order):
 
 @pytest.mark.parametrize("first_order", [False, True])
 def test_meta_gradient_by_hand_on_a_linear_model(first_order):
-    """Squared loss of w.x: one step gives w' = w - a X'(Xw - y); dQ/dw = (I - a X'X) Q'(Qw' - t).
+    """Squared loss of w.x: one step gives v = w - a X'(Xw - y); the gradient is (I - a X'X) Q'(Qv - t).
 
-    First order leaves the factor out.
+    First order leaves out the factor in front.
     """
     g = torch.Generator().manual_seed(0)
     x, y, q, t = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((5, 3), (5, 1), (4, 3), (4, 1)))
@@ -192,6 +192,9 @@ def test_what_maml_refuses():
         make_learner("anil")
     with pytest.raises(UserError, match="unknown batch_norm 'batch'"):
         make_learner("maml", Body(), batch_norm="batch")
+    with pytest.raises(UserError, match="'maml': eval_adapt_steps='few' is not of type int or None"):
+        make_learner("maml", Body(), eval_adapt_steps="few")
+    assert make_learner("maml", Body(), adapt_steps=3).eval_adapt_steps == 3
     with pytest.raises(UserError, match="maml: adapt_steps=0 is not a positive number"):
         make_learner("maml", Body(), adapt_steps=0)
 
