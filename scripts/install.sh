@@ -113,7 +113,7 @@ begin() { # what it does
 }
 
 doing() { # what pip is busy with, from its log
-    tail -n 3 "$log" 2>/dev/null | grep -E '^ *(Collecting|Downloading|Building|Preparing|Installing|Using)' | tail -n 1 | cut -c 1-80 | sed 's/^ *//'
+    tail -n 40 "$log" 2>/dev/null | grep -E '^ *(Collecting|Downloading|Building|Preparing|Installing|Using)' | tail -n 1 | cut -c 1-80 | sed 's/^ *//'
 }
 
 attempt() { # command...: runs it with its output in the log and a sign of life on the screen
