@@ -4,7 +4,8 @@ import contextlib
 import json
 import os
 import pickle
-import tempfile
+import struct
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,9 @@ from gvae.vae import VAE
 
 SCHEMA = 1
 ENCODER = "encoder.safetensors"
+_UNREADABLE = (  # what torch.load raises on bytes that are not its own
+    RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, struct.error
+)  # fmt: skip
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -26,24 +30,19 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     On any error (a full disk, an interrupt) the file that stood at ``path`` survives and the temporary is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:  # the system applies the umask: reading it would change it for all threads
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
+        os.replace(temporary, path)
+    except BaseException as error:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:  # a write does not say to which file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -57,13 +56,15 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read what ``save_state`` wrote, onto the CPU; raises ModelError when it is truncated or holds code."""
+    wrong = f"{path} is not a readable training state (%s); it is truncated or was not written by this program: "
+    wrong += "remove it to start again"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        raise ModelError(
-            f"{path} is not a readable training state ({type(error).__name__}); "
-            "it is truncated or was not written by this program: remove it to start again"
-        ) from error
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise ModelError(wrong % type(error).__name__) from error
+    if not isinstance(state, dict):
+        raise ModelError(wrong % f"a {type(state).__name__}")
+    return state
 
 
 def save_encoder(folder: Path, vae: VAE, info: Mapping[str, Any]) -> Path:
@@ -77,6 +78,7 @@ def save_encoder(folder: Path, vae: VAE, info: Mapping[str, Any]) -> Path:
         "trunk": vae.trunk_name,
         "latents": vae.latents,
         "slots": vae.slot_sizes,
+        "likelihood": vae.likelihood,
         **info,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
@@ -103,10 +105,16 @@ def load_encoder(path: Path) -> tuple[VAE, dict[str, Any]]:
         ) from error
     if "gvae" not in metadata:
         raise ModelError(f"{file} holds weights but not an encoder written by this program; use a run's {ENCODER}")
-    info = json.loads(metadata["gvae"])
-    if info.get("schema") != SCHEMA:
-        raise ModelError(f"{file} has schema {info.get('schema')}, this version reads schema {SCHEMA}")
-    vae = VAE(tuple(info["image_shape"]), trunk=info["trunk"], latents=info["latents"], slots=info["slots"])
+    try:
+        info = json.loads(metadata["gvae"])
+        schema = info["schema"]
+        if schema == SCHEMA:
+            shape, likelihood = tuple(info["image_shape"]), info.get("likelihood", "bernoulli")
+            vae = VAE(shape, trunk=info["trunk"], latents=info["latents"], slots=info["slots"], likelihood=likelihood)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"the metadata of {file} is damaged ({error!r}); copy it again or train it again") from error
+    if schema != SCHEMA:
+        raise ModelError(f"{file} has schema {schema}, this version reads schema {SCHEMA}; train it again")
     load_weights(vae, tensors, str(file))
     return vae.eval(), info
 

@@ -64,8 +64,8 @@ class LightDecoder(nn.Module):
     """tau(z_def) o (z_cont B^T): a linear basis under a geometric transformation (Ding et al. 2020, section 3.1).
 
     ``transforms`` are applied to the canonical image in the order listed. ``unit_norm``: the basis has columns of
-    length one, since a free basis can shrink to cheat the orthogonality penalty; a learned gain an image scales
-    z_cont instead. ``bounded``: the canonical image goes through a bias and a sigmoid, as in the authors' release.
+    length one, since a free basis can shrink to cheat the orthogonality penalty; a learned gain for each component
+    scales z_cont instead. ``bounded``: the canonical image goes through a bias and a sigmoid, as in the release.
     ``linear_scale``: scale factors are an affine map of the latent, which may be negative, as in the release;
     otherwise its exponential. ``resample_each``: one bilinear resampling a transform, as in the release, rather
     than one for their product.
@@ -88,7 +88,7 @@ class LightDecoder(nn.Module):
         self.linear_scale, self.resample_each = linear_scale, resample_each
         pixels = image_shape[0] * image_shape[1] * image_shape[2]
         self.components = nn.Linear(content, pixels)
-        self.gain = nn.Parameter(torch.ones(content))
+        self.gain = nn.Parameter(torch.ones(content)) if unit_norm else None
         self.maps = nn.ModuleDict({name: nn.Linear(TRANSFORMS[name], _OUTPUTS[name]) for name in self.transforms})
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ class LightDecoder(nn.Module):
 
     def forward(self, z_def: dict[str, Tensor], z_content: Float[Tensor, "n k"]) -> LightOutput:
         """Return the canonical image and its transformation; values unbounded unless ``bounded``."""
-        if self.unit_norm:
+        if self.gain is not None:
             z_content = z_content * self.gain
         flat = F.linear(z_content, self.basis, self.components.bias)
         canonical = (flat.sigmoid() if self.bounded else flat).view(-1, *self.image_shape)

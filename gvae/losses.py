@@ -40,7 +40,8 @@ def total_correlation(
 ) -> Float[Tensor, " n"]:
     """Log q(z) - sum_j log q(z_j) by minibatch-weighted sampling: Chen et al. 2018, equation 5; its mean is TC.
 
-    q(z) is estimated from the batch as 1/(N n) sum_i q(z | x_i), N = ``dataset_size`` images.
+    q(z) is estimated from the batch as 1/(N n) sum_i q(z | x_i), N = ``dataset_size`` images. That lower bound makes
+    the value too large by (d - 1) log N where the batch is typical of the data, a constant without a gradient.
     """
     n, d = z.shape
     density = gaussian_log_density(z[:, None, :], mean[None], logvar[None])  # (n, n, d): z_i under posterior j

@@ -133,7 +133,9 @@ def build_trunk(name: str, image_shape: ImageShape, latents: int) -> tuple[nn.Mo
 
 @torch.no_grad()
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw every weight anew from ``generator`` by torch's default scheme (uniform, variance 1/(3 fan_in)).
+    """Draw linear and convolution weights anew from ``generator``: uniform, variance 1/(3 fan_in).
+
+    That is torch's default, but for transposed convolutions, whose fan-in is counted over their input channels.
 
     A network's start is thus a pure function of its seed, whatever else has drawn random numbers before.
     """

@@ -1,7 +1,8 @@
 """What an objective is: named terms, and the optimiser phases of one batch. The plain VAE is the base of all."""
 
 from collections.abc import Callable
-from typing import ClassVar, Literal, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +23,15 @@ class Batch(NamedTuple):
     images: Float[Tensor, "n c h w"]
     labels: Int[Tensor, " n"]
     generator: torch.Generator
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """Return a context without autocast on the device of ``like``: float32 for what is small and delicate.
+
+    Guidance is: a grid coordinate in bfloat16 is off by up to a tenth of a pixel, distances to prototypes cancel,
+    and binary cross-entropy of probabilities refuses to run under autocast on CUDA.
+    """
+    return torch.autocast(like.device.type, enabled=False)
 
 
 class Phase(NamedTuple):
@@ -68,7 +78,8 @@ class VAEObjective(nn.Module):
             likelihood,
             dataset_size,
         )
-        self.vae = VAE(image_shape, trunk=trunk, latents=latents, slots=self.slots(latents))
+        slots = self.slots(latents)
+        self.vae = VAE(image_shape, trunk=trunk, latents=latents, slots=slots, likelihood=likelihood)
         self.add_guidance(image_shape, classes)
         initialise(self, torch.Generator().manual_seed(seed))
         self.after_initialise()
@@ -82,6 +93,11 @@ class VAEObjective(nn.Module):
 
     def after_initialise(self) -> None:
         """Set weights that must not start at random."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the plain settings that the losses are a function of, besides the network and the batch."""
+        kept = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}
+        return {"method": type(self).__name__, "slots": self.vae.slot_sizes, **kept}
 
     def elbo(self, batch: Batch) -> tuple[Tensor, Posterior, Tensor, Terms]:
         """Return (negative ELBO, posterior, z, terms), batch means in nats."""

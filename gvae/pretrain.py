@@ -1,22 +1,22 @@
 """The one pretraining loop: every objective, any device, resumed to exactly what an uninterrupted run gives."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from gvae.checkpoint import load_state, load_weights, save_state
+from gvae.checkpoint import save_state
 from gvae.errors import ModelError
 from gvae.objective import Batch, Phase, VAEObjective
 from gvae.recorder import Recorder
+from gvae.state import identify, restore, snapshot
 from gvae.traverse import preview
 
 LOG_EVERY = 25  # steps between two records; states are saved at these steps only, so no average is lost
@@ -73,10 +73,11 @@ def pretrain(
     optimisers = build_optimisers(phases, training)
     steps = _steps_per_epoch(len(images), training.batch_size)
     total = steps * training.epochs
-    identity = json.dumps({"seed": seed, "images": len(images), "training": asdict(training)}, sort_keys=True)
+    identity = identify(objective, images, labels, asdict(training), seed) if state else {}
     done = restore(state, objective, optimisers, identity) if state else 0
     meter = Meter()
     saved = time.monotonic()
+    recorder.progress(done, total, f"epoch {done // steps + 1}/{training.epochs}")
     for step in range(done, total):
         batch = draw(images, labels, step, steps, training.batch_size, seed)
         learning_rate = _learning_rate(training, step, total)
@@ -88,6 +89,7 @@ def pretrain(
             meter.add(check_finite(loss, terms, phase.name, step))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            check_gradients(phase, step)
             optimiser.step()
         epoch_ends = (step + 1) % steps == 0
         if (step + 1) % LOG_EVERY == 0 or epoch_ends:
@@ -142,6 +144,17 @@ def check_finite(loss: Tensor, terms: Mapping[str, Tensor], phase: str, step: in
     return {name: loss.detach(), **{key: value.detach() for key, value in terms.items()}}
 
 
+def check_gradients(phase: Phase, step: int) -> None:
+    """Raise ModelError when a gradient is not finite, as it can be though the loss is: log, sqrt or a norm at 0."""
+    gradients = [parameter.grad for parameter in phase.parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not torch.isfinite(norm):
+        raise ModelError(
+            f"the gradient of phase {phase.name!r} has norm {float(norm)} at step {step} though its loss is finite; "
+            "stopped before the optimiser step. Lower training.learning_rate or the weight of that phase's terms"
+        )
+
+
 class Meter:
     """Running means on the device: the numbers come to the host only when they are asked for."""
 
@@ -172,38 +185,11 @@ def report_epoch(
     """Record the pictures, KL per latent and the monitor's numbers, in eval mode; draws no random number."""
     objective.eval()
     with torch.no_grad():
-        preview(objective, images[:512].float().mul_(1 / 255), step, recorder)
+        spread = torch.linspace(0, len(images) - 1, min(512, len(images)), device=images.device).long()
+        preview(objective, images[spread].float().mul_(1 / 255), step, recorder)  # images are sorted by class
         if monitor:
             recorder.scalars(step, dict(monitor(objective)))
     objective.train()
-
-
-def snapshot(
-    objective: VAEObjective, optimisers: Mapping[str, torch.optim.Optimizer], identity: str, step: int
-) -> dict[str, Any]:
-    """Return everything that the next step depends on."""
-    return {
-        "identity": identity,
-        "step": step,
-        "objective": objective.state_dict(),
-        "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
-    }
-
-
-def restore(path: Path, objective: VAEObjective, optimisers: Mapping[str, torch.optim.Optimizer], identity: str) -> int:
-    """Load a snapshot where one exists and return how many steps are done, else 0; ModelError if of another run."""
-    if not path.exists():
-        return 0
-    saved = load_state(path)
-    if saved.get("identity") != identity:
-        raise ModelError(
-            f"{path} belongs to another training ({saved.get('identity')}, this one is {identity}); "
-            "choose another output folder or remove it"
-        )
-    load_weights(objective, saved["objective"], str(path))
-    for name, optimiser in optimisers.items():
-        optimiser.load_state_dict(saved["optimisers"][name])
-    return int(saved["step"])
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

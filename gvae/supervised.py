@@ -10,7 +10,7 @@ from gvae import losses
 from gvae.errors import ModelError
 from gvae.guidance import build_adversary, build_head
 from gvae.nets import ImageShape
-from gvae.objective import Batch, Phase, Terms, VAEObjective
+from gvae.objective import Batch, Phase, Terms, VAEObjective, full_precision
 from gvae.vae import Posterior
 
 
@@ -19,7 +19,7 @@ class SupervisedGuidedVAEObjective(VAEObjective):
 
     z = (z_t, z_rest): slots ``class`` (``class_latents``) and ``content``. Excitation: a softmax, cosine or
     prototype head reads the class from z_t. Inhibition: an adversary reads it from z_rest, and the encoder makes
-    the adversary's answer uniform. ``phases``: ``joint`` (encoder terms in one step, adversary in another: the
+    the adversary's answer uniform. ``form``: ``joint`` (encoder terms in one step, adversary in another: the
     paper's objective) or ``release`` (VAE + excitation; adversary on detached z_rest; encoder alone with the first
     phase's optimiser).
     """
@@ -65,15 +65,18 @@ class SupervisedGuidedVAEObjective(VAEObjective):
 
     def excite(self, batch: Batch) -> tuple[Tensor, Tensor, Terms]:
         """Return (negative ELBO + excitation, z, terms)."""
-        loss, self._posterior, z, terms = self.elbo(batch)
-        logits = self.head(self.vae.slot(z, "class"))
-        terms["excitation"] = F.cross_entropy(logits, batch.labels)
+        loss, posterior, z, terms = self.elbo(batch)
+        self._posterior = Posterior(posterior.mean.detach(), posterior.logvar.detach())
+        with full_precision(z):
+            logits = self.head(self.vae.slot(z, "class"))
+            terms["excitation"] = F.cross_entropy(logits, batch.labels)
         terms["excitation_accuracy"] = (logits.argmax(1) == batch.labels).float().mean()
         return loss + self.excitation * terms["excitation"], z, terms
 
     def inhibit(self, z: Float[Tensor, "n d"]) -> Tensor:
         """Return the cross-entropy from uniform to the adversary's answer on z_rest; least is log(classes)."""
-        return losses.cross_entropy_to_uniform(self.adversary(self.vae.slot(z, "content"))).mean()
+        with full_precision(z):
+            return losses.cross_entropy_to_uniform(self.adversary(self.vae.slot(z, "content"))).mean()
 
     def excitation_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         """Return phase 1 of the release's form: VAE and excitation."""
@@ -85,10 +88,10 @@ class SupervisedGuidedVAEObjective(VAEObjective):
 
         A new sample from the posterior that the phase before computed, as in the release: no second encoding.
         """
-        mean, logvar = self._posterior
-        z = Posterior(mean.detach(), logvar.detach()).sample(batch.generator)
-        logits = self.adversary(self.vae.slot(z, "content"))
-        loss = F.cross_entropy(logits, batch.labels)
+        z = self._posterior.sample(batch.generator)
+        with full_precision(z):
+            logits = self.adversary(self.vae.slot(z, "content"))
+            loss = F.cross_entropy(logits, batch.labels)
         return loss, {
             "adversary": loss,
             "adversary_accuracy": (logits.argmax(1) == batch.labels).float().mean(),

@@ -34,7 +34,7 @@ def traversal(
     sweep = torch.linspace(-reach, reach, steps, device=mean.device)
     for row, latent in enumerate(latents):
         z[row, :, latent] = sweep
-    return vae.decode(z.flatten(0, 1)).sigmoid().unflatten(0, (len(latents), steps))
+    return vae.mean_image(z.flatten(0, 1)).unflatten(0, (len(latents), steps))
 
 
 def guided_latents(vae: VAE) -> list[int]:
@@ -52,11 +52,7 @@ def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int
     recorder.histogram(step, "kl_per_latent", kl)
     shown = images[:SHOWN]
     mean = vae.encode(shown).mean
-    reconstruction = vae.decode(mean)
-    rows = [
-        shown,
-        reconstruction.sigmoid() if objective.likelihood == "bernoulli" else reconstruction.clamp(0, 1),
-    ]
+    rows = [shown, vae.mean_image(mean)]
     light = objective.light(mean)
     if light:
         rows += [light.image.clamp(0, 1), light.canonical.clamp(0, 1)]

@@ -11,7 +11,7 @@ from gvae import losses
 from gvae.errors import ModelError
 from gvae.guidance import TRANSFORMS, LightDecoder, LightOutput
 from gvae.nets import ImageShape
-from gvae.objective import Batch, Terms, VAEObjective
+from gvae.objective import Batch, Terms, VAEObjective, full_precision
 
 
 class GuidedVAEObjective(VAEObjective):
@@ -95,13 +95,14 @@ class GuidedVAEObjective(VAEObjective):
 
     def guidance(self, batch: Batch, z: Float[Tensor, "n d"]) -> tuple[Tensor, Terms]:
         """Return (weighted L_DPCA, its terms)."""
-        image = self.light(z).image
-        if self.light_likelihood == "squared":
-            light = losses.squared_error(image, batch.images).mean()
-        else:
-            image = image.clamp(0, 1)  # bilinear sums of values in [0, 1] can leave it by one rounding
-            light = F.binary_cross_entropy(image, batch.images, reduction="none").flatten(1).sum(1).mean()
-        orthogonality = losses.orthogonality(self.light_decoder.basis, self.penalty)
+        with full_precision(z):
+            image = self.light(z).image
+            if self.light_likelihood == "squared":
+                light = losses.squared_error(image, batch.images).mean()
+            else:
+                image = image.clamp(0, 1)  # bilinear sums of values in [0, 1] can leave it by one rounding
+                light = F.binary_cross_entropy(image, batch.images, reduction="none").flatten(1).sum(1).mean()
+            orthogonality = losses.orthogonality(self.light_decoder.basis, self.penalty)
         terms = {"light": light, "orthogonality": orthogonality}
         return self.weight * light + self.orthogonality_weight * orthogonality, terms
 

@@ -1,7 +1,7 @@
 """The variational autoencoder whose posterior mean is the feature: encode, sample, decode."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,17 +27,25 @@ class VAE(nn.Module):
     """Encoder, Gaussian posterior and decoder over named latent slots.
 
     ``slots`` maps a name to how many latents it has, in order; they must add up to ``latents``. A plain VAE has
-    the one slot ``content``.
+    the one slot ``content``. ``likelihood`` says what the decoder gives: ``bernoulli`` logits, ``gaussian`` means.
     """
 
-    def __init__(self, image_shape: ImageShape, *, trunk: str = "conv", latents: int = 64, slots: Mapping[str, int]):
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        *,
+        trunk: str = "conv",
+        latents: int = 64,
+        slots: Mapping[str, int],
+        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+    ):
         super().__init__()
         if sum(slots.values()) != latents or min(slots.values()) < 1:
             raise ModelError(
                 f"slots {dict(slots)} must each have at least one latent and add up to latents={latents}; "
                 "raise latents or use fewer guided slots"
             )
-        self.image_shape = image_shape
+        self.image_shape, self.likelihood = image_shape, likelihood
         self.trunk_name, self.latents, self.slot_sizes = trunk, latents, dict(slots)
         ends = torch.tensor(list(slots.values())).cumsum(0).tolist()
         self.slots = {name: slice(end - size, end) for (name, size), end in zip(slots.items(), ends, strict=True)}
@@ -55,8 +63,13 @@ class VAE(nn.Module):
         return Posterior(mean, logvar)
 
     def decode(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
-        """Return pixel logits; their sigmoid is p(x|z)'s mean."""
+        """Return what the likelihood is of: pixel logits (bernoulli) or pixel means (gaussian)."""
         return self.decoder(z)
+
+    def mean_image(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
+        """Return the mean of p(x|z) as an image in [0, 1]."""
+        output = self.decode(z)
+        return output.sigmoid() if self.likelihood == "bernoulli" else output.clamp(0, 1)
 
     def slot(self, z: Float[Tensor, "n d"], name: str) -> Float[Tensor, "n k"]:
         """Return the latents of one named slot."""

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,16 @@ def code_fingerprint() -> str:
 
 
 def weights_fingerprint(module: nn.Module) -> str:
-    """Hash of the class and of every parameter and buffer of a network, by name, shape and content."""
-    digest = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}".encode())
+    """Hash of all that a network computes with: parameters and buffers by name, shape and content; and its code.
+
+    Code is torch's version and, of every layer, the class, its source outside torch, and its plain settings: two
+    extractors may differ in nothing but an option or an edited line.
+    """
+    digest = hashlib.sha256(torch.__version__.encode())
+    for name, layer in module.named_modules():
+        settings = {key: value for key, value in sorted(vars(layer).items()) if _is_setting(key, value)}
+        digest.update(f"{name} {type(layer).__module__}.{type(layer).__qualname__} {settings}".encode())
+        digest.update(_source(type(layer)))
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -40,12 +49,39 @@ def weights_fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _is_setting(name: str, value: Any) -> bool:
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        return all(_is_setting(name, item) for item in value)
+    hidden = name.startswith("_") or name == "training"
+    return not hidden and (value is None or isinstance(value, bool | int | float | str))
+
+
+@functools.cache
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def _source(kind: type) -> bytes:
+    """Source file of a class and of those it inherits from outside torch; nothing where it is not in a file."""
+    found = b""
+    for part in kind.__mro__[:-1]:
+        if part.__module__.partition(".")[0] in ("torch", "torchvision"):
+            continue
+        try:
+            found += _read(inspect.getfile(part))
+        except (TypeError, OSError):
+            found += repr(part).encode()
+    return found
+
+
 def read_tensor(path: Path) -> Tensor | None:
     """Return the tensor kept in ``path``; None when there is none or it is damaged (its checksum disagrees)."""
     try:
         kept = load_file(path)
         data, checksum = kept["data"], kept["sha256"]
-    except (OSError, SafetensorError, KeyError):
+    except (OSError, SafetensorError, LookupError, ValueError, TypeError, RuntimeError):
         return None
     return data if torch.equal(_checksum(data), checksum) else None
 
@@ -58,5 +94,6 @@ def write_tensor(path: Path, tensor: Tensor) -> None:
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    digest = hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().tobytes()).digest()
-    return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+    digest = hashlib.sha256(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+    digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gvae.checkpoint import ENCODER, load_encoder, save_encoder
+from gvae.checkpoint import ENCODER, load_encoder, save_encoder, write_atomic
 from gvae.errors import ModelError
 from gvae.objective import VAEObjective
 from gvae.objectives import OBJECTIVES
@@ -123,5 +123,4 @@ def _read_seconds(folder: Path) -> float:
 
 
 def _write_seconds(folder: Path, seconds: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "seconds.txt").write_text(f"{seconds:.1f}")
+    write_atomic(folder / "seconds.txt", lambda file: file.write(f"{seconds:.1f}".encode()))

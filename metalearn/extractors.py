@@ -97,6 +97,12 @@ class Checkpoint(PosteriorMean):
                 f"{tuple(image_shape)}; set the dataset's image_size, or give another checkpoint"
             )
         super().__init__(vae, slots)
+        missing = [name for name in ("labels_used", "training_classes") if name not in info]
+        if missing:
+            raise UserError(
+                f"checkpoint {path} does not say what it was trained on ({', '.join(missing)}), so a leak of test "
+                "classes cannot be ruled out; use an encoder written by `metalearn pretrain`"
+            )
         self.pretrained = True
         self.labels_used = info["labels_used"]
         self.training_classes = frozenset(info["training_classes"])
@@ -123,11 +129,14 @@ def build_extractor(
 ) -> FeatureExtractor:
     """Call a constructor with its options and whichever of image_shape, seed and model its signature names.
 
-    The result is in eval mode. Raises UserError when it is no extractor: no ``feature_dim``.
+    The result is in eval mode. Raises UserError when it is no FeatureExtractor, or one without ``feature_dim``.
     """
     supplied = {"image_shape": image_shape, "seed": seed, "model": model}
     names = inspect.signature(build).parameters
     extractor = build(**{name: value for name, value in supplied.items() if name in names}, **options)
-    if not isinstance(extractor, nn.Module) or not isinstance(getattr(extractor, "feature_dim", None), int):
-        raise UserError(f"{build!r} gives no extractor: it must be an nn.Module with an integer feature_dim")
-    return extractor.eval()  # type: ignore[return-value]
+    if not isinstance(extractor, FeatureExtractor) or not isinstance(getattr(extractor, "feature_dim", None), int):
+        raise UserError(
+            f"{build!r} gives a {type(extractor).__name__}, which is no extractor: it must be a "
+            "metalearn.extractors.FeatureExtractor with an integer feature_dim"
+        )
+    return extractor.eval()

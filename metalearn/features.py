@@ -26,8 +26,9 @@ def extract(
 ) -> Float[Tensor, "n d"]:
     """Return the features of every image of a part, float32 on the CPU; read from ``cache`` where they are kept.
 
-    The key is the weights and the images (and the kind of device, whose arithmetic differs), so no stale feature
-    is ever read; a damaged entry is extracted again. Raises UserError for features of the wrong shape or not finite.
+    The key is the network (weights, settings, code), the images and the kind of device, whose arithmetic differs,
+    so no stale feature is read; a damaged entry is extracted again. Raises UserError for features of the wrong shape
+    or not finite.
     """
     path = None
     if cache is not None:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from gvae.recorder import Recorder
-from metalearn.encoders import encoder_key, kept_encoder, pretrain_encoder
+from metalearn.encoders import build_objective, encoder_key, kept_encoder, pretrain_encoder
 from metalearn.errors import UserError
-from metalearn.extractors import EXTRACTORS, Checkpoint, FeatureExtractor, build_extractor
+from metalearn.extractors import EXTRACTORS, Checkpoint, FeatureExtractor, PosteriorMean, build_extractor
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind, PretrainingConfig
 from tasks.folders import cache_folder
@@ -34,6 +34,8 @@ def make_extractor(
         )
     objective = Kind.model_validate(kind.options["objective"])
     model, training = pretraining.model, pretraining.training
+    slots = kind.options.get("slots")
+    PosteriorMean(build_objective(dataset, objective, model, seed).vae, slots)  # a wrong slot is said before training
     folder = cache_folder() / "encoders" / encoder_key(dataset, objective, model, training, seed, device)
 
     def make() -> Path:
@@ -43,7 +45,7 @@ def make_extractor(
         )  # fmt: skip
 
     path, info = kept_encoder(folder, make, recorder)
-    extractor = Checkpoint(shape, path=str(path), slots=kind.options.get("slots"))
+    extractor = Checkpoint(shape, path=str(path), slots=slots)
     return Prepared(extractor.eval(), float(info["seconds"]))
 
 

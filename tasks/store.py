@@ -129,9 +129,7 @@ def open_store(path: Path, *, verify: bool = False) -> Store:
             info=meta["info"],
         )
     except FileNotFoundError as error:
-        raise DataError(
-            f"store {path} is incomplete: {Path(error.filename).name} is missing; {fix}"
-        ) from error
+        raise DataError(f"store {path} is incomplete: {Path(error.filename).name} is missing; {fix}") from error
     except DataError as error:
         if str(path) in str(error):  # said already
             raise

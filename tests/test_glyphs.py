@@ -24,10 +24,7 @@ def test_golden_bytes() -> None:
         == "1631bc0ff4383896b5bbe3df909e17704212a21bd4f5cbc00a993f0985f91066"
     )
     factors = b"".join(store.factors[name].astype("<f4").tobytes() for name in FACTORS)
-    assert (
-        hashlib.sha256(factors).hexdigest()
-        == "f670e54aca6d180c9c3410ef8ad33f0a64ef9167154b734af672b9b645b9c9ee"
-    )
+    assert hashlib.sha256(factors).hexdigest() == "f670e54aca6d180c9c3410ef8ad33f0a64ef9167154b734af672b9b645b9c9ee"
 
 
 def test_the_same_without_vector_instructions() -> None:
@@ -150,9 +147,7 @@ def test_bezier_starts_and_ends_at_its_control_points() -> None:
     np.testing.assert_allclose(curve[:, [0, -1]], control[:, [0, 3]])
     # a curve whose control points divide a line evenly is that line
     line = np.linspace(0, 1, 4)[None, :, None] * np.array([2.0, -1.0])
-    np.testing.assert_allclose(
-        bezier(line)[0], np.linspace(0, 1, curve.shape[1])[:, None] * [2, -1], atol=1e-12
-    )
+    np.testing.assert_allclose(bezier(line)[0], np.linspace(0, 1, curve.shape[1])[:, None] * [2, -1], atol=1e-12)
 
 
 def test_one_to_four_strokes_in_the_box() -> None:

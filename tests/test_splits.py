@@ -78,9 +78,7 @@ def test_overlap_is_loud_and_names_classes_and_parts() -> None:
         "val": [NAMES[2]],
         "test": [f"{NAMES[1]}/rot090", NAMES[3]],
     }
-    with pytest.raises(
-        DataError, match=r"four/x: parts 'train' and 'test' overlap in 1 classes \(A/character02\)"
-    ):
+    with pytest.raises(DataError, match=r"four/x: parts 'train' and 'test' overlap in 1 classes \(A/character02\)"):
         Dataset.of_classes("four", "x", store(), parts)
     fine = Dataset.of_classes("four", "x", store(), parts | {"test": [NAMES[3]]})
     assert fine.label == "four/x" and fine.test.name == "test"
@@ -106,9 +104,7 @@ def test_shuffled_takes_each_class_once() -> None:
     assert len({name for part in parts.values() for name in part}) == 10
 
 
-def write_lists(
-    root: Path, train: str, val: str = f"{NAMES[2]}/rot000", test: str = f"{NAMES[3]}/rot000"
-) -> None:
+def write_lists(root: Path, train: str, val: str = f"{NAMES[2]}/rot000", test: str = f"{NAMES[3]}/rot000") -> None:
     (root / "data" / "vinyals").mkdir(parents=True)
     for name, text in {"train": train, "val": val, "test": test}.items():
         (root / "data" / "vinyals" / f"{name}.txt").write_text(text + "\n")
@@ -161,9 +157,7 @@ def test_overlapping_lists_are_refused_whole(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setattr(datasets_module, "omniglot_store", tiny)
     both = "Greek/character01/rot000"
     write_lists(tmp_path, both, "Latin/character01/rot000", "Greek/character01/rot090")
-    with pytest.raises(
-        DataError, match="omniglot/vinyals: parts 'train' and 'test' overlap in 1 classes .Greek/char"
-    ):
+    with pytest.raises(DataError, match="omniglot/vinyals: parts 'train' and 'test' overlap in 1 classes .Greek/char"):
         omniglot(tmp_path, split="vinyals")
     assert len(omniglot(tmp_path, split="lake").train.index) == 2 * DRAWINGS
 
@@ -212,8 +206,7 @@ def test_real_lake(real: Path) -> None:
     assert train[0] + val[0] == 964 and test == (659, 659, 13180)
     assert dataset.train.store.images.shape == (32460, 1, 28, 28)
     alphabets = [
-        {name.split("/")[0] for name in part.class_names}
-        for part in (dataset.train, dataset.val, dataset.test)
+        {name.split("/")[0] for name in part.class_names} for part in (dataset.train, dataset.val, dataset.test)
     ]
     assert [len(a) for a in alphabets] == [24, 6, 20] and not alphabets[0] & alphabets[1]
     assert sorted(alphabets[1]) == [
@@ -242,9 +235,7 @@ def test_real_vinyals(real: Path) -> None:
     known = background.train.base_classes | background.val.base_classes
     assert len(dataset.train.base_classes & known) == 792
     assert not dataset.test.base_classes & known
-    train, test = (
-        {name.split("/")[0] for name in part.base_classes} for part in (dataset.train, dataset.test)
-    )
+    train, test = ({name.split("/")[0] for name in part.base_classes} for part in (dataset.train, dataset.test))
     assert train & test == {"Gurmukhi"}
 
 

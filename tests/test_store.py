@@ -77,9 +77,7 @@ def test_full_disk_leaves_the_previous_store(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # a real failing write, as on a full disk
     try:
-        with pytest.raises(
-            DataError, match="cannot write the store .*: File too large; 1 MB are needed: free space"
-        ):
+        with pytest.raises(DataError, match="cannot write the store .*: File too large; 1 MB are needed: free space"):
             write_store(tmp_path / "x", small(images=100, side=100))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -91,9 +89,7 @@ def test_full_disk_leaves_the_previous_store(tmp_path: Path) -> None:
 def test_missing_part(tmp_path: Path, name: str) -> None:
     write_store(tmp_path / "x", small())
     (tmp_path / "x" / name).unlink()
-    with pytest.raises(
-        DataError, match=f"x is incomplete: {name} is missing; delete the folder .* packed again"
-    ):
+    with pytest.raises(DataError, match=f"x is incomplete: {name} is missing; delete the folder .* packed again"):
         open_store(tmp_path / "x")
 
 

@@ -1,0 +1,67 @@
+"""The state that a training resumes from: whose it is, what is in it, and putting it back."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from gvae.checkpoint import load_state, load_weights
+from gvae.errors import ModelError
+from gvae.objective import VAEObjective
+
+
+def identify(
+    objective: VAEObjective,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int[Tensor, " n"],
+    training: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """Return what a training is a function of, as plain data: a state goes on only where all of it is equal."""
+    digest = hashlib.sha256()
+    for tensor in (images, labels):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    budget = {name: value for name, value in training.items() if name != "checkpoint_seconds"}
+    made_of = {"seed": seed, "images": len(images), "data": digest.hexdigest()[:16], **budget, **objective.settings()}
+    return json.loads(json.dumps(made_of, default=str))  # tuples as lists: what a state file gives back
+
+
+def snapshot(
+    objective: VAEObjective, optimisers: Mapping[str, torch.optim.Optimizer], identity: Mapping[str, Any], step: int
+) -> dict[str, Any]:
+    """Return everything that the next step depends on."""
+    return {
+        "identity": dict(identity),
+        "step": step,
+        "objective": objective.state_dict(),
+        "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
+    }
+
+
+def restore(
+    path: Path,
+    objective: VAEObjective,
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    identity: Mapping[str, Any],
+) -> int:
+    """Load a snapshot where one exists and return how many steps are done, else 0; ModelError if of another run."""
+    if not path.exists():
+        return 0
+    saved = load_state(path)
+    other = saved.get("identity")
+    if other != identity:
+        theirs = other if isinstance(other, dict) else {}
+        differ = [name for name in {**identity, **theirs} if identity.get(name) != theirs.get(name)]
+        said = [f"{name} is {theirs.get(name)!r} there and {identity.get(name)!r} here" for name in differ[:3]]
+        raise ModelError(
+            f"{path} belongs to another training: {'; '.join(said)}; choose another output folder or remove it"
+        )
+    load_weights(objective, saved["objective"], str(path))
+    for name, optimiser in optimisers.items():
+        optimiser.load_state_dict(saved["optimisers"][name])
+    return int(saved["step"])
