@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import metalearn  # noqa: F401  (before torch: it says how torch's threads wait)
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
