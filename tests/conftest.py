@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny nets; threads that wait for a busy core cost 7 times as much
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
