@@ -1,6 +1,7 @@
 """Weights and training state on disk: atomic, and nothing in a file is executed when it is read."""
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -20,7 +21,8 @@ from gvae.vae import VAE
 SCHEMA = 1
 ENCODER = "encoder.safetensors"
 _UNREADABLE = (  # what torch.load raises on bytes that are not its own
-    RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, struct.error
+    RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, OSError,
+    struct.error,
 )  # fmt: skip
 
 
@@ -56,8 +58,9 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read what ``save_state`` wrote, onto the CPU; raises ModelError when it is truncated or holds code."""
     wrong = f"{path} is not a readable training state (%s); it is truncated or was not written by this program: "
     wrong += "remove it to start again"
+    data = io.BytesIO(path.read_bytes())  # an OSError of what follows is then about the bytes, not the disk
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(data, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise ModelError(wrong % type(error).__name__) from error
     if not isinstance(state, dict):
