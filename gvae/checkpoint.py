@@ -34,24 +34,24 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with open(temporary, "xb") as file:  # the system applies the umask: reading it would change it for all threads
+        with open(temporary, "xb") as file:  # mode by the umask, which cannot be read without changing it
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a failed write does not say of what
         raise
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a training state (tensors, numbers, strings, containers of these) atomically."""
-
-    def write(file: BinaryIO) -> None:
-        torch.save(dict(state), file)
-
-    write_atomic(path, write)
+    data = io.BytesIO()  # torch.save to a file that fails hides the file's error behind one of its own
+    torch.save(dict(state), data)
+    write_atomic(path, lambda file: file.write(data.getbuffer()))
 
 
 def load_state(path: Path) -> dict[str, Any]:
