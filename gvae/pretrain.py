@@ -77,6 +77,7 @@ def pretrain(
     done = restore(state, objective, optimisers, identity) if state else 0
     meter = Meter()
     saved = time.monotonic()
+    recorder.progress(done, total, f"epoch {done // steps + 1}/{training.epochs}")
     for step in range(done, total):
         batch = draw(images, labels, step, steps, training.batch_size, seed)
         learning_rate = _learning_rate(training, step, total)

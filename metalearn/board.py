@@ -1,5 +1,6 @@
 """The TensorBoard view of a run; the only module that knows TensorBoard. The record itself is metrics.jsonl."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -92,6 +93,7 @@ class Board(NullBoard):
         """Points of the projector, with thumbnails in [0, 1] and labels; evenly thinned to `PROJECTOR_POINTS`."""
         count = min(len(features), PROJECTOR_POINTS)
         chosen = np.linspace(0, len(features) - 1, count).round().astype(int)
+        shutil.rmtree(Path(self._writer.log_dir) / f"{step:05}" / name, ignore_errors=True)  # of an earlier start
         self._writer.add_embedding(
             features.detach().float().cpu()[chosen],
             metadata=[labels[index] for index in chosen],

@@ -40,7 +40,7 @@ def weights_fingerprint(module: nn.Module) -> str:
     for name, layer in module.named_modules():
         settings = {key: value for key, value in sorted(vars(layer).items()) if _is_setting(key, value)}
         digest.update(f"{name} {type(layer).__module__}.{type(layer).__qualname__} {settings}".encode())
-        digest.update(_source(type(layer)))  # type: ignore[arg-type]  # a class is hashable
+        digest.update(_source(type(layer)))
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -59,14 +59,18 @@ def _is_setting(name: str, value: Any) -> bool:
 
 
 @functools.cache
-def _source(kind: Any) -> bytes:
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def _source(kind: type) -> bytes:
     """Source file of a class and of those it inherits from outside torch; nothing where it is not in a file."""
     found = b""
     for part in kind.__mro__[:-1]:
         if part.__module__.partition(".")[0] in ("torch", "torchvision"):
             continue
         try:
-            found += Path(inspect.getfile(part)).read_bytes()
+            found += _read(inspect.getfile(part))
         except (TypeError, OSError):
             found += repr(part).encode()
     return found

@@ -80,9 +80,9 @@ class Cell:
 
 
 def slug(*parts: str) -> str:
-    """`parts` as one file name; where letters had to be replaced, a hash keeps different names different."""
-    text = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part) for part in parts)
-    exact = all(re.fullmatch(r"[A-Za-z0-9._]+", part.replace("/", "_", 1)) for part in parts)
+    """`parts` as one file name (``/`` as ``+``); where letters had to go, a hash keeps different names different."""
+    text = "-".join(re.sub(r"[^A-Za-z0-9._+]+", "_", part.replace("/", "+")) for part in parts)
+    exact = all(re.fullmatch(r"[A-Za-z0-9._/]+", part) for part in parts)
     return text if exact else f"{text}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 

@@ -14,7 +14,6 @@ from metalearn.errors import UserError, unknown
 from metalearn.mistakes import Stop, Work, explained
 
 if TYPE_CHECKING:
-    from metalearn.progress import Progress
     from metalearn.run import Run
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -193,8 +192,7 @@ def data_prepare(name: Dataset, data_root: DataRoot = None, quiet: Quiet = False
         from metalearn import jobs
         from metalearn.progress import make_progress
 
-        root = find_data_root(data_root, create=True)
-        print(jobs.data_prepare(name, root, _report(make_progress(quiet))))
+        print(jobs.data_prepare(name, find_data_root(data_root, create=True), make_progress(quiet).report))
 
 
 @data.command("check")
@@ -204,12 +202,7 @@ def data_check(name: Dataset, data_root: DataRoot = None, quiet: Quiet = False, 
         from metalearn import jobs
         from metalearn.progress import make_progress
 
-        print(jobs.data_check(name, find_data_root(data_root), _report(make_progress(quiet))))
-
-
-def _report(progress: "Progress") -> Callable[[str, int, int], None]:
-    """`progress` as the data code calls it: what, done, total."""
-    return lambda what, done, total: progress(done, total, what)
+        print(jobs.data_check(name, find_data_root(data_root), make_progress(quiet).report))
 
 
 def find_data_root(given: Path | None, create: bool = False) -> Path:

@@ -1,6 +1,7 @@
 """Correct counts per episode: all episodes at once on cached features, or one by one on images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -84,13 +85,14 @@ def evaluate_images(
     """How many queries of each of the first ``episodes`` episodes are classified right, adapting to each on
     its own.
 
-    The learner is brought to ``device`` and is otherwise left as it was.
+    The learner is brought to ``device`` and is otherwise left as it was. Raises UserError, naming the episode, when
+    it cannot adapt.
     """
     learner = learner.to(device)
     counts = np.empty(episodes, dtype=np.int64)
     for index in range(episodes):
         support, support_labels, query, query_labels = episode_images(partition, sampler, index, device)
-        with torch.no_grad():
+        with located(f"episode {index}"), torch.no_grad():
             said = learner.adapt(support, support_labels)(query).argmax(-1)
         counts[index] = int((said == query_labels).sum())
         progress(index + 1, episodes, "episodes")
@@ -109,6 +111,15 @@ def episode_images(
 
     support, query = drawn.support[0], drawn.query[0]
     return images(support), way_labels(support.shape, device), images(query), way_labels(query.shape, device)
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Say where a UserError came about: its message is prefixed with ``where``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def way_labels(shape: tuple[int, ...], device: str | torch.device) -> Int[Tensor, "n"]:

@@ -3,9 +3,10 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 LINE_SECONDS = 10.0
+BRIEF_SECONDS = 1.0  # a job shorter than this gets no line
 
 
 class Progress:
@@ -17,6 +18,10 @@ class Progress:
     def __call__(self, done: int, total: int, text: str) -> None:
         """Show that `done` of `total` steps of the job described by `text` are done."""
 
+    def report(self, what: str, done: int, total: int) -> None:
+        """Show the same, in the order in which ``tasks`` reports."""
+        self(done, total, what)
+
     def close(self) -> None:
         """Take the display away."""
 
@@ -27,29 +32,23 @@ class _Pace:
     def __init__(self, clock: Callable[[], float]):
         self._clock = clock
         self._total = self._done = self._first = -1
-        self._began = 0.0
+        self.began = 0.0
 
     def seconds_left(self, done: int, total: int) -> tuple[bool, float | None]:
         """Whether a new job begins, and its seconds left; None where no pace is known yet."""
         new = total != self._total or done < self._done
         if new:
-            self._total, self._first, self._began = total, done, self._clock()
+            self._total, self._first, self.began = total, done, self._clock()
         self._done = done
         gained = done - self._first
-        left = (self._clock() - self._began) / gained * (total - done) if gained > 0 and total > 0 else None
+        left = (self._clock() - self.began) / gained * (total - done) if gained > 0 and total > 0 else None
         return new, left
 
 
 class Lines(Progress):
-    """A line each `every` seconds and one at the end of a job: ``text: 120/800, 15 %, 2 min 10 s left``."""
+    """A line each `every` seconds, one at the end of a job that is not brief: ``text: 120/800, 15 %, 2 min left``."""
 
-    def __init__(
-        self,
-        stream: TextIO | None = None,
-        every: float = LINE_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._stream = stream if stream is not None else sys.stderr
+    def __init__(self, every: float = LINE_SECONDS, clock: Callable[[], float] = time.monotonic):
         self._every, self._clock = every, clock
         self._pace = _Pace(clock)
         self._shown = clock()
@@ -57,13 +56,13 @@ class Lines(Progress):
     def __call__(self, done: int, total: int, text: str) -> None:
         """Print the line if it is due."""
         new, left = self._pace.seconds_left(done, total)
-        finished = done == total and not new
+        finished = done == total and self._clock() - self._pace.began >= BRIEF_SECONDS
         if not finished and self._clock() - self._shown < self._every:
             return
         self._shown = self._clock()
         parts = [f"{done}/{total}", f"{100 * done // total} %"] if total > 0 else [str(done)]
         parts += [f"{duration(left)} left"] if left is not None and not finished else []
-        print(f"{text}: {', '.join(parts)}", file=self._stream, flush=True)
+        print(f"{text}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
 
 class Bar(Progress):

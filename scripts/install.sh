@@ -113,7 +113,7 @@ begin() { # what it does
 }
 
 doing() { # what pip is busy with, from its log
-    tail -n 3 "$log" 2>/dev/null | grep -E '^ *(Collecting|Downloading|Building|Preparing|Installing|Using)' | tail -n 1 | cut -c 1-80 | sed 's/^ *//'
+    tail -n 40 "$log" 2>/dev/null | grep -E '^ *(Collecting|Downloading|Building|Preparing|Installing|Using)' | tail -n 1 | cut -c 1-80 | sed 's/^ *//'
 }
 
 attempt() { # command...: runs it with its output in the log and a sign of life on the screen
@@ -220,6 +220,7 @@ else
     begin "the virtual environment in $venv with Python $old_version: there already"
     say '--- once more' >>"$log"
 fi
+whole=$(cat "$venv"/installed-run "$venv"/installed-test 2>/dev/null) || :
 rm -f "$venv"/installed-run "$venv"/installed-test
 
 # Big files are unpacked on the disk they end on; a small /tmp would not hold torch.
@@ -241,7 +242,7 @@ else
     cp constraints.txt "$pins"
 fi
 
-if [ -n "$old" ]; then # an install that was broken off may have left half a package, pip itself included
+if [ -n "$old" ] && [ -z "$whole" ]; then # an install that was broken off may have left half a package, pip itself included
     "$venv/bin/python" scripts/mend.py >>"$log" 2>&1 || fail "cannot repair $venv: make clean, then call again. Log: $log"
     attempt "$venv/bin/python" -m ensurepip || explain
 fi

@@ -49,9 +49,7 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             continue
         seen.add(real)
         names = list(folders)
-        folders[:] = [
-            n for n in folders if n not in ("stores", "images") and not n.startswith(("images_", "."))
-        ]
+        folders[:] = [n for n in folders if n not in ("stores", "images") and not n.startswith(("images_", "."))]
         yield Path(at), names, files
 
 

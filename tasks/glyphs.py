@@ -73,9 +73,7 @@ def glyph_store(
     return write_store(stores_folder(root, cache) / name, store)
 
 
-def draw(
-    name: str, classes: int, instances: int, seed: int, image_size: int, report: Progress = silent
-) -> Store:
+def draw(name: str, classes: int, instances: int, seed: int, image_size: int, report: Progress = silent) -> Store:
     """Draw the glyphs of ``classes`` classes into a store in memory; see glyph_store."""
     kind, instance = np.divmod(np.arange(classes * instances), instances)
     programs, strokes = stroke_programs(classes, seed)
@@ -98,9 +96,7 @@ def draw(
     )
 
 
-def stroke_programs(
-    classes: int, seed: int
-) -> tuple[Float64[np.ndarray, "k s p xy"], Int64[np.ndarray, "k"]]:
+def stroke_programs(classes: int, seed: int) -> tuple[Float64[np.ndarray, "k s p xy"], Int64[np.ndarray, "k"]]:
     """Invent the characters: control points (classes, 4 strokes, 4 points, x y), strokes used (classes,).
 
     Each character is centred and fills a box of half side EXTENT, so that place and size do not tell it.

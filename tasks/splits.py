@@ -47,9 +47,7 @@ class Partition:
         rows = {row_name: k for k, row_name in enumerate(store.class_names)}
         missing = [full for full in names if base_class(full) not in rows]
         if missing:
-            raise DataError(
-                f"part {name!r}: {_some(missing)} not in the store {store.name!r}; correct the names"
-            )
+            raise DataError(f"part {name!r}: {_some(missing)} not in the store {store.name!r}; correct the names")
         where = np.array([rows[base_class(full)] for full in names], np.int64)
         sizes = np.diff(store.offsets)[where]
         starts = np.cumsum(sizes) - sizes
@@ -194,9 +192,7 @@ def _read_list(path: Path, known: frozenset[str]) -> list[str]:
             continue
         where = f"{path}, line {number}"
         if name.count("/") != 2 or not _ROTATION.search(name):
-            raise DataError(
-                f"{where}: {name[:80]!r} is not Alphabet/characterNN/rotDDD with DDD 000, 090, 180 or 270"
-            )
+            raise DataError(f"{where}: {name[:80]!r} is not Alphabet/characterNN/rotDDD with DDD 000, 090, 180 or 270")
         if name in first:
             raise DataError(f"{where}: {name!r} is already on line {first[name]}; list each class once")
         if base_class(name) not in known:

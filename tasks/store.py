@@ -10,6 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -71,8 +72,8 @@ def fingerprint(store: Store) -> str:
 def write_store(path: Path, store: Store) -> Store:
     """Write a store to the directory ``path``, all or nothing, and open it from there.
 
-    Where another process wrote ``path`` meanwhile, that one is replaced. Raises DataError when the disk is
-    full or the place is not writable; nothing of the attempt stays behind.
+    An equal store that is there, perhaps from another process just now, is kept; any other is replaced.
+    Raises DataError when the disk is full or the place is not writable; nothing of the attempt stays behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
@@ -91,7 +92,7 @@ def write_store(path: Path, store: Store) -> Store:
             "image_names": list(store.image_names),
         }
         _write(temporary / "meta.json", lambda file: file.write(json.dumps(meta).encode()))
-        _put_in_place(temporary, path)
+        _put_in_place(temporary, path, store.fingerprint)
     except OSError as error:
         raise DataError(
             f"cannot write the store {path}: {error.strerror or error}; "
@@ -128,9 +129,7 @@ def open_store(path: Path, *, verify: bool = False) -> Store:
             info=meta["info"],
         )
     except FileNotFoundError as error:
-        raise DataError(
-            f"store {path} is incomplete: {Path(error.filename).name} is missing; {fix}"
-        ) from error
+        raise DataError(f"store {path} is incomplete: {Path(error.filename).name} is missing; {fix}") from error
     except DataError as error:
         if str(path) in str(error):  # said already
             raise
@@ -174,9 +173,21 @@ def _write_array(file: BinaryIO, array: UInt8[np.ndarray, "..."]) -> None:
         file.write(flat[start : start + _PIECE].tobytes())
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
-    if path.exists():
-        old = path.with_name(f"{temporary.name}.old")
-        os.replace(path, old)
-        shutil.rmtree(old, ignore_errors=True)
-    os.replace(temporary, path)
+def _put_in_place(temporary: Path, path: Path, fingerprint: str) -> None:
+    for _ in range(10):
+        try:
+            os.replace(temporary, path)  # fails when a store is there
+            return
+        except OSError:
+            if not path.exists():
+                raise
+        try:
+            if open_store(path).fingerprint == fingerprint:
+                return
+        except DataError:
+            pass  # damaged: replaced below
+        with suppress(FileNotFoundError):  # another process was faster
+            old = path.with_name(f"{temporary.name}.old")
+            os.replace(path, old)
+            shutil.rmtree(old, ignore_errors=True)
+    raise OSError(f"other processes keep writing {path}")

@@ -1,6 +1,5 @@
 """Configs: what YAML becomes, what is refused and in which words, and that nothing is lost on the way back."""
 
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -312,13 +311,3 @@ class TestKinds:
             kind = check_kind(what, Kind(kind=name), table_of(what), TABLES[what].skip).kind
             again = Kind.model_validate(parse(to_yaml(kind.model_dump()), "t"))
             assert check_kind(what, again, table_of(what), TABLES[what].skip).kind == kind
-
-
-def test_the_configs_of_this_repository_load_and_round_trip():
-    root = Path(__file__).parents[1] / "configs"
-    models = {"bench": "bench", "pretrain": "pretrain", "learners": "train", "measure": "measure"}
-    for path in sorted(root.rglob("*.yaml")):
-        command = next((line.split()[2] for line in path.read_text().splitlines() if "metalearn " in line), None)
-        command = command if command in CONFIGS else models.get(path.parent.name, "bench")
-        config = load_config(path, CONFIGS[command])
-        assert check(parse(dump(config), "d"), CONFIGS[command], "d") == config, path

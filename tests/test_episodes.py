@@ -56,9 +56,7 @@ def test_no_replacement_and_the_same_in_any_batch(data, seed: int, start: int) -
 def test_the_same_over_blocks_steps_and_orders() -> None:
     sampler = make(seed=5)
     whole = flat(sampler[0:3000])
-    np.testing.assert_array_equal(
-        whole, np.concatenate([flat(sampler[a : a + 600]) for a in range(0, 3000, 600)])
-    )
+    np.testing.assert_array_equal(whole, np.concatenate([flat(sampler[a : a + 600]) for a in range(0, 3000, 600)]))
     np.testing.assert_array_equal(whole[::7], flat(sampler[0:3000:7]))
     np.testing.assert_array_equal(whole[100:50:-1], flat(sampler[100:50:-1]))
     assert len(flat(sampler[5:5])) == 0

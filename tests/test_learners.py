@@ -58,9 +58,7 @@ def test_nearest_neighbour_is_kneighbours(metric, shots):
 
 def test_one_shot_prototypes_are_nearest_neighbours():
     support, query = episodes(shots=1)
-    torch.testing.assert_close(
-        Prototypical().classify(support, query), NearestNeighbour().classify(support, query)
-    )
+    torch.testing.assert_close(Prototypical().classify(support, query), NearestNeighbour().classify(support, query))
 
 
 def test_distances_survive_a_large_offset_in_float32():
@@ -75,9 +73,7 @@ def test_normalise_forgets_lengths():
     stretch = 1 + torch.arange(20.0)[:, None].double()
     for kind in ("prototypical", "nearest_neighbour"):
         learner = make_learner(kind, normalise=True)
-        torch.testing.assert_close(
-            learner.classify(support, query), learner.classify(support * 3, query * stretch)
-        )
+        torch.testing.assert_close(learner.classify(support, query), learner.classify(support * 3, query * stretch))
 
 
 @pytest.mark.parametrize("penalty", [1e-3, 1.0, 50.0])
@@ -112,9 +108,7 @@ def test_logistic_is_sklearn(C, shots, d, intercept):
     support, query = episodes(shots=shots, d=d, offset=0.7)
     mine = Logistic(C=C, intercept=intercept).classify(support, query)
     for (x, y, q), logits in zip(sk_inputs(support, query), mine, strict=True):
-        model = LogisticRegression(
-            C=C, fit_intercept=intercept, tol=1e-12, max_iter=20_000, solver="newton-cg"
-        )
+        model = LogisticRegression(C=C, fit_intercept=intercept, tol=1e-12, max_iter=20_000, solver="newton-cg")
         theirs = torch.from_numpy(model.fit(x, y).predict_proba(q))
         torch.testing.assert_close(logits.softmax(-1), theirs, rtol=1e-4, atol=1e-5)
         assert (logits.argmax(-1) == theirs.argmax(-1)).all()
@@ -152,9 +146,7 @@ def test_logistic_does_not_depend_on_its_batch():
 
 def test_logistic_says_when_it_has_not_converged():
     support, query = episodes()
-    with pytest.raises(
-        UserError, match="did not converge on 4 of 4 episodes in 1 Newton steps.*max_iterations"
-    ):
+    with pytest.raises(UserError, match="did not converge on 4 of 4 episodes in 1 Newton steps.*max_iterations"):
         Logistic(C=100.0, max_iterations=1).classify(support, query)
 
 

@@ -78,9 +78,7 @@ def test_overlap_is_loud_and_names_classes_and_parts() -> None:
         "val": [NAMES[2]],
         "test": [f"{NAMES[1]}/rot090", NAMES[3]],
     }
-    with pytest.raises(
-        DataError, match=r"four/x: parts 'train' and 'test' overlap in 1 classes \(A/character02\)"
-    ):
+    with pytest.raises(DataError, match=r"four/x: parts 'train' and 'test' overlap in 1 classes \(A/character02\)"):
         Dataset.of_classes("four", "x", store(), parts)
     fine = Dataset.of_classes("four", "x", store(), parts | {"test": [NAMES[3]]})
     assert fine.label == "four/x" and fine.test.name == "test"
@@ -106,9 +104,7 @@ def test_shuffled_takes_each_class_once() -> None:
     assert len({name for part in parts.values() for name in part}) == 10
 
 
-def write_lists(
-    root: Path, train: str, val: str = f"{NAMES[2]}/rot000", test: str = f"{NAMES[3]}/rot000"
-) -> None:
+def write_lists(root: Path, train: str, val: str = f"{NAMES[2]}/rot000", test: str = f"{NAMES[3]}/rot000") -> None:
     (root / "data" / "vinyals").mkdir(parents=True)
     for name, text in {"train": train, "val": val, "test": test}.items():
         (root / "data" / "vinyals" / f"{name}.txt").write_text(text + "\n")
@@ -161,9 +157,7 @@ def test_overlapping_lists_are_refused_whole(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.setattr(datasets_module, "omniglot_store", tiny)
     both = "Greek/character01/rot000"
     write_lists(tmp_path, both, "Latin/character01/rot000", "Greek/character01/rot090")
-    with pytest.raises(
-        DataError, match="omniglot/vinyals: parts 'train' and 'test' overlap in 1 classes .Greek/char"
-    ):
+    with pytest.raises(DataError, match="omniglot/vinyals: parts 'train' and 'test' overlap in 1 classes .Greek/char"):
         omniglot(tmp_path, split="vinyals")
     assert len(omniglot(tmp_path, split="lake").train.index) == 2 * DRAWINGS
 
@@ -186,6 +180,9 @@ def test_unknown_split() -> None:
 # on the real Omniglot
 
 
+opened = functools.cache(omniglot)
+
+
 @pytest.fixture(scope="module")
 def real(data_root: Path, tmp_path_factory) -> Path:
     """A data root of its own with links to the real files, so that nothing is written beside them."""
@@ -204,13 +201,12 @@ def sizes(dataset: Dataset) -> list[tuple[int, int, int]]:
 
 
 def test_real_lake(real: Path) -> None:
-    dataset = omniglot(real)
+    dataset = opened(real)
     train, val, test = sizes(dataset)
     assert train[0] + val[0] == 964 and test == (659, 659, 13180)
     assert dataset.train.store.images.shape == (32460, 1, 28, 28)
     alphabets = [
-        {name.split("/")[0] for name in part.class_names}
-        for part in (dataset.train, dataset.val, dataset.test)
+        {name.split("/")[0] for name in part.class_names} for part in (dataset.train, dataset.val, dataset.test)
     ]
     assert [len(a) for a in alphabets] == [24, 6, 20] and not alphabets[0] & alphabets[1]
     assert sorted(alphabets[1]) == [
@@ -221,38 +217,36 @@ def test_real_lake(real: Path) -> None:
         "Sanskrit",
         "Tagalog",
     ]  # golden: which alphabets validate by default
-    assert omniglot(real, split_seed=1).val.class_names != dataset.val.class_names
+    assert opened(real, split_seed=1).val.class_names != dataset.val.class_names
 
 
 def test_real_lake_with_rotations(real: Path) -> None:
-    upright, turned = omniglot(real), omniglot(real, rotations=True)
+    upright, turned = opened(real), opened(real, rotations=True)
     assert sizes(turned)[2] == (659 * 4, 659, 13180 * 4)
     assert turned.val.base_classes == upright.val.base_classes
 
 
 def test_real_vinyals(real: Path) -> None:
-    dataset = omniglot(real, split="vinyals")
+    dataset = opened(real, split="vinyals")
     assert sizes(dataset) == [(4112, 1028, 82240), (688, 172, 13760), (1692, 423, 33840)]
-    flat = omniglot(real, split="vinyals", rotations=False)
+    flat = opened(real, split="vinyals", rotations=False)
     assert sizes(flat) == [(1028, 1028, 20560), (172, 172, 3440), (423, 423, 8460)]
-    background = omniglot(real, split="lake")
+    background = opened(real, split="lake")
     known = background.train.base_classes | background.val.base_classes
     assert len(dataset.train.base_classes & known) == 792
     assert not dataset.test.base_classes & known
-    train, test = (
-        {name.split("/")[0] for name in part.base_classes} for part in (dataset.train, dataset.test)
-    )
+    train, test = ({name.split("/")[0] for name in part.base_classes} for part in (dataset.train, dataset.test))
     assert train & test == {"Gurmukhi"}
 
 
 def test_real_random(real: Path) -> None:
-    dataset = omniglot(real, split="random")
+    dataset = opened(real, split="random")
     assert sizes(dataset) == [(1100, 1100, 22000), (100, 100, 2000), (423, 423, 8460)]
 
 
 def test_real_pixels_reach_the_known_accuracy(real: Path) -> None:
     """Nearest neighbour on pixels, 5-way 1-shot: 41.7 % in Hsu et al. 2019, on another split."""
-    test = omniglot(real).test
+    test = opened(real).test
     episodes = EpisodeSampler(test.labels, ways=5, shots=1, queries=15, seed=0)[0:300]
     support = test.gather(episodes.support).reshape(300, 5, -1).astype(np.float32)
     query = test.gather(episodes.query).reshape(300, 75, -1).astype(np.float32)

@@ -20,9 +20,7 @@ def test_one_seed_is_the_t_interval_of_scipy():
     a = accuracies(1, 400)
     mine = mean_interval(a, confidence=0.9)
     low, high = stats.t.interval(0.9, 399, a.mean(), stats.sem(a[0]))
-    np.testing.assert_allclose(
-        (mine.low, mine.high, mine.standard_error), (low, high, stats.sem(a[0])), rtol=1e-12
-    )
+    np.testing.assert_allclose((mine.low, mine.high, mine.standard_error), (low, high, stats.sem(a[0])), rtol=1e-12)
     assert mine.df == 399 and mine.mean == a.mean()
     np.testing.assert_allclose(mine.high - mine.low, 2 * mine.half_width)
 
@@ -71,11 +69,7 @@ def test_interval_covers_the_truth_as_often_as_it_says(seeds, low, ratio):
     seed_sd = np.sqrt(ratio * seeds / episodes)
     hits = 0
     for _ in range(runs):
-        a = (
-            seed_sd * rng.normal(size=(seeds, 1))
-            + rng.normal(size=(1, episodes))
-            + rng.normal(size=(seeds, episodes))
-        )
+        a = seed_sd * rng.normal(size=(seeds, 1)) + rng.normal(size=(1, episodes)) + rng.normal(size=(seeds, episodes))
         variance, df = crossed_variance(a)
         hits += abs(a.mean()) <= stats.t.ppf(0.975, df) * np.sqrt(variance)
     assert low < hits / runs < 0.97
@@ -109,9 +103,7 @@ def test_relative_reduction_and_its_delta_interval():
 def test_swapping_turns_the_difference_round():
     a, b = accuracies(3, 40, seed=1), accuracies(3, 40, seed=2)
     there, back = compare(a, b), compare(b, a)
-    assert there.difference == pytest.approx(-back.difference) and there.p_value == pytest.approx(
-        back.p_value
-    )
+    assert there.difference == pytest.approx(-back.difference) and there.p_value == pytest.approx(back.p_value)
 
 
 def test_degenerate_values():
@@ -120,22 +112,16 @@ def test_degenerate_values():
     assert (same.difference, same.p_value, same.relative_reduction) == (0, 1, 0)
     assert same.difference_ci95 == (0, 0) and same.relative_reduction_ci95 == (0, 0)
     better = compare(a, a + 0.1)
-    assert better.p_value == 0 and better.difference_ci95[0] == better.difference_ci95[1] == pytest.approx(
-        -0.1
-    )
+    assert better.p_value == 0 and better.difference_ci95[0] == better.difference_ci95[1] == pytest.approx(-0.1)
     perfect = compare(np.ones((1, 10)), accuracies(1, 10))
     assert (
-        perfect.error_baseline == 0
-        and perfect.relative_reduction is None
-        and perfect.relative_reduction_ci95 is None
+        perfect.error_baseline == 0 and perfect.relative_reduction is None and perfect.relative_reduction_ci95 is None
     )
     assert mean_interval(a).half_width == 0 and mean_interval(a).low == pytest.approx(0.8)
 
 
 def test_what_cannot_be_compared():
-    with pytest.raises(
-        UserError, match="1 seeds x 1 episodes: an interval needs at least 1 seed and 2 episodes"
-    ):
+    with pytest.raises(UserError, match="1 seeds x 1 episodes: an interval needs at least 1 seed and 2 episodes"):
         mean_interval(np.ones((1, 1)))
     with pytest.raises(UserError, match="baseline has 10 episodes and candidate 9: .* the same episodes"):
         compare(np.ones((1, 10)), np.ones((1, 9)))

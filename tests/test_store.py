@@ -2,6 +2,7 @@
 
 import json
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,14 +59,25 @@ def test_writing_again_replaces(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+def test_many_writers_at_once_leave_one_store(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(lambda _: write_store(tmp_path / "x", small()), range(40)))
+    assert {store.images.sum() for store in stores} == {small().images.sum()}
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_damaged_store_is_replaced(tmp_path: Path) -> None:
+    write_store(tmp_path / "x", small())
+    (tmp_path / "x" / "meta.json").write_text("{")
+    assert write_store(tmp_path / "x", small()).name == "small"
+
+
 def test_full_disk_leaves_the_previous_store(tmp_path: Path) -> None:
     before = write_store(tmp_path / "x", small())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # a real failing write, as on a full disk
     try:
-        with pytest.raises(
-            DataError, match="cannot write the store .*: File too large; 1 MB are needed: free space"
-        ):
+        with pytest.raises(DataError, match="cannot write the store .*: File too large; 1 MB are needed: free space"):
             write_store(tmp_path / "x", small(images=100, side=100))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -77,9 +89,7 @@ def test_full_disk_leaves_the_previous_store(tmp_path: Path) -> None:
 def test_missing_part(tmp_path: Path, name: str) -> None:
     write_store(tmp_path / "x", small())
     (tmp_path / "x" / name).unlink()
-    with pytest.raises(
-        DataError, match=f"x is incomplete: {name} is missing; delete the folder .* packed again"
-    ):
+    with pytest.raises(DataError, match=f"x is incomplete: {name} is missing; delete the folder .* packed again"):
         open_store(tmp_path / "x")
 
 

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from torch import nn
@@ -85,9 +86,10 @@ def _checked(kind: str, option: inspect.Parameter, value: object) -> object:
     wanted = option.annotation
     if get_origin(wanted) is Literal and value not in get_args(wanted):
         raise UserError(f"learner {kind!r}: " + unknown(option.name, value, map(str, get_args(wanted))))
-    if wanted in (bool, int, float, str):
-        if wanted is float and type(value) is int:
-            return float(value)
-        if type(value) is not wanted:
-            raise UserError(f"learner {kind!r}: {option.name}={value!r} is not of type {wanted.__name__}")
+    kinds = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
+    if type(value) is int and float in kinds and int not in kinds:
+        return float(value)
+    if set(kinds) <= {bool, int, float, str, NoneType} and type(value) not in kinds:
+        names = " or ".join("None" if one is NoneType else one.__name__ for one in kinds)
+        raise UserError(f"learner {kind!r}: {option.name}={value!r} is not of type {names}")
     return value

@@ -125,8 +125,8 @@ def class_counts(labels: Int[Tensor, "n"]) -> list[int]:
     if not counts or len(set(counts)) > 1:
         found = dict(zip(*(x.tolist() for x in torch.unique(labels, return_counts=True)), strict=True))
         raise UserError(
-            f"support labels (label: count) are {found}; allowed are labels 0..ways-1 with the same number of "
-            "images each: number the classes of an episode from 0 and sample equally many shots of each"
+            f"support labels (label: count) are {found}; allowed are labels 0..ways-1 with the same number "
+            "of images each: number the classes of an episode from 0 and sample equally many shots of each"
         )
     return counts
 

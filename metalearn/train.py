@@ -1,0 +1,180 @@
+"""Episodic meta-training: Adam over batches of training episodes, the checkpoint chosen on validation episodes."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gvae.checkpoint import load_state, save_state
+from gvae.recorder import Recorder
+from metalearn.errors import UserError
+from metalearn.evaluate import episode_images, evaluate_images, located
+from metalearn.learners.base import Learner
+from tasks.episodes import EpisodeSampler
+from tasks.splits import Partition
+
+
+@dataclass(frozen=True)
+class MetaTrained:
+    """The validation accuracy (a fraction) of the weights the learner was left with, and when they were reached."""
+
+    best_accuracy: float
+    best_iteration: int
+
+
+def meta_train(
+    learner: Learner,
+    train: Partition,
+    val: Partition,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    meta_batch: int,
+    iterations: int,
+    learning_rate: float,
+    seed: int,
+    eval_every: int,
+    eval_episodes: int,
+    device: str | torch.device = "cpu",
+    state: Path | None = None,
+    recorder: Recorder | None = None,
+) -> MetaTrained:
+    """Minimise the mean ``learner.meta_loss`` over ``meta_batch`` training episodes, ``iterations`` times, by Adam.
+
+    Every ``eval_every`` iterations and at the end, ``eval_episodes`` validation episodes are answered; the learner is
+    left with the weights that answered best (the earliest of equals), on ``device``, in eval mode. Episodes depend on
+    ``seed`` and the iteration alone. With ``state``, a file, training goes on where that file stands, to exactly what
+    an uninterrupted run gives (bitwise on a CPU); it is written after each validation.
+
+    Raises UserError when nothing can be trained, when ``state`` is of another training, and on a loss or gradient
+    that is not finite: before the optimiser's step, naming iteration and task. ModelError for a broken ``state``.
+    """
+    recorder = recorder or Recorder()
+    learner = learner.to(device).train()
+    optimizer = torch.optim.Adam(trainable(learner), lr=learning_rate)
+    episode = {"ways": ways, "shots": shots, "queries": queries, "seed": seed}
+    tasks = EpisodeSampler(train.labels, **episode, class_names=train.class_names)
+    checks = EpisodeSampler(val.labels, **episode, class_names=val.class_names)
+    settings = {
+        **episode, "meta_batch": meta_batch, "iterations": iterations, "learning_rate": learning_rate,
+        "eval_every": eval_every, "eval_episodes": eval_episodes, "train": train.fingerprint, "val": val.fingerprint,
+        "learner": type(learner).__name__, "initial weights": fingerprint(learner),
+    }  # fmt: skip
+    done, best = resume(state, settings, learner, optimizer)
+
+    for iteration in range(done, iterations):
+        with reproducible(seed, iteration, device):
+            loss, accuracy = meta_step(learner, optimizer, train, tasks, iteration, meta_batch, device)
+        recorder.scalars(iteration + 1, {"train/loss": loss, "train/accuracy": accuracy})
+        if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
+            with located(f"validation after iteration {iteration}"):
+                correct = evaluate_images(learner, val, checks, eval_episodes, device=device)
+            validation = float(correct.mean()) / (ways * queries)
+            recorder.scalars(iteration + 1, {"val/accuracy": validation})
+            if best is None or validation > best["accuracy"]:
+                best = {"accuracy": validation, "iteration": iteration + 1, "weights": copied(learner)}
+            if state is not None:
+                now = {"iteration": iteration + 1, "weights": learner.state_dict(), "optimizer": optimizer.state_dict()}
+                save_state(state, {"settings": settings, **now, "best": best})
+        recorder.progress(iteration + 1, iterations, f"meta-training, loss {loss:.3f}")
+
+    assert best is not None  # iterations >= 1, and the last one is validated
+    learner.load_state_dict(best["weights"])
+    learner.eval()
+    return MetaTrained(best["accuracy"], best["iteration"])
+
+
+def meta_step(
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    train: Partition,
+    tasks: EpisodeSampler,
+    iteration: int,
+    meta_batch: int,
+    device: str | torch.device,
+) -> tuple[float, float]:
+    """One optimiser step on episodes ``iteration * meta_batch ..``; return the mean loss and the mean accuracy.
+
+    Raises UserError, before the step, on a loss or gradient that is not finite.
+    """
+    optimizer.zero_grad()
+    total, correct, asked = 0.0, 0, 0
+    for task in range(meta_batch):
+        support, labels, query, truth = episode_images(train, tasks, iteration * meta_batch + task, device)
+        where = f"meta-training stopped at iteration {iteration}, task {task}"
+        with located(where):
+            loss, right = learner.meta_loss(support, labels, query, truth)
+        if not loss.isfinite():
+            raise UserError(f"{where}: the loss is {loss.item()}; lower learning_rate, or inner_lr where there is one")
+        (loss / meta_batch).backward()
+        total, correct, asked = total + loss.item() / meta_batch, correct + right, asked + len(truth)
+    for name, parameter in learner.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            raise UserError(f"meta-training stopped at iteration {iteration}: the gradient of {name} is not finite")
+    optimizer.step()
+    return total, correct / asked
+
+
+def resume(
+    state: Path | None, settings: dict[str, Any], learner: Learner, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Any] | None]:
+    """Bring learner and optimiser to where ``state`` stands; return the iterations done and the best weights so far.
+
+    Nothing to do without a file there. Raises UserError when the file was written with other settings.
+    """
+    if state is None or not state.exists():
+        return 0, None
+    stored = load_state(state)
+    given = stored.get("settings", {})
+    if given != settings:
+        other = [f"{key} {given.get(key)!r} (now {now!r})" for key, now in settings.items() if given.get(key) != now]
+        raise UserError(
+            f"{state} is the state of another meta-training: {'; '.join(other)}; remove it to start again, or give the "
+            "settings it was written with"
+        )
+    learner.load_state_dict(stored["weights"])
+    optimizer.load_state_dict(stored["optimizer"])
+    return stored["iteration"], stored["best"]
+
+
+def trainable(learner: Learner) -> list[Tensor]:
+    """The parameters to train. Raises UserError when there is none."""
+    parameters: list[Tensor] = [p for p in learner.parameters() if p.requires_grad]
+    if not parameters:
+        raise UserError(
+            f"learner {type(learner).__name__} has no trainable parameter: give it an extractor with weights, or "
+            "evaluate it as it is"
+        )
+    return parameters
+
+
+def copied(learner: Learner) -> dict[str, Tensor]:
+    """Weights and buffers, copied to the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in learner.state_dict().items()}
+
+
+def fingerprint(learner: Learner) -> str:
+    """SHA-256 over names, shapes and bytes of weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in copied(learner).items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+@contextmanager
+def reproducible(seed: int, iteration: int, device: str | torch.device) -> Iterator[None]:
+    """Inside, random numbers (dropout's, say) depend on (seed, iteration) alone; the global state survives."""
+    cuda = torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
+        number = (seed * 1_000_003 + iteration) % 2**63
+        torch.default_generator.manual_seed(number)
+        if cuda:
+            torch.cuda.manual_seed(number)
+        yield

@@ -1,0 +1,181 @@
+"""Meta-training: it learns, resumes bitwise, chooses by validation, and stops before a step that cannot be right."""
+
+import pytest
+import torch
+from torch import nn
+
+import metalearn.train
+from gvae.recorder import Recorder
+from metalearn.errors import UserError
+from metalearn.evaluate import evaluate_images
+from metalearn.learners import make_learner
+from metalearn.train import meta_train
+from tasks.datasets import glyphs
+from tasks.episodes import EpisodeSampler
+
+SETTINGS = {
+    "ways": 3, "shots": 1, "queries": 4, "meta_batch": 2, "iterations": 8, "learning_rate": 0.01, "seed": 0,
+    "eval_every": 2, "eval_episodes": 10,
+}  # fmt: skip
+
+
+class Net(nn.Module):
+    """Convolution, batch norm, dropout: everything that has a state or a random number."""
+
+    image_shape, feature_dim = (1, 14, 14), 16
+
+    def __init__(self, dropout=0.1):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.net = nn.Sequential(
+                nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout),
+                nn.Linear(8 * 7 * 7, 16),
+            )  # fmt: skip
+
+    def forward(self, images):
+        return self.net(images)
+
+
+class Log(Recorder):
+    """Keeps scalars and progress."""
+
+    def __init__(self):
+        self.values, self.done = {}, []
+
+    def scalars(self, step, values):
+        for name, value in values.items():
+            self.values.setdefault(name, {})[step] = value
+
+    def progress(self, done, total, text):
+        self.done.append((done, total))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return glyphs(classes=60, instances=8, image_size=14)
+
+
+def build(kind):
+    options = {"ways": 3, "adapt_steps": 2, "inner_lr": 0.1} if kind in ("maml", "anil") else {}
+    return make_learner(kind, Net(), **options)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("kind", ["maml", "anil", "prototypical", "ridge"])
+def test_resumed_is_bitwise_uninterrupted(kind, data, tmp_path):
+    whole, log = build(kind), Log()
+    result = meta_train(whole, data.train, data.val, **SETTINGS, state=tmp_path / "whole.pt", recorder=log)
+
+    class Cut(Exception):
+        pass
+
+    class CutAfter(Log):
+        def progress(self, done, total, text):
+            if done == 5:  # one iteration past the state that was written at 4
+                raise Cut
+
+    torch.manual_seed(7)  # the global state must not matter
+    with pytest.raises(Cut):
+        meta_train(build(kind), data.train, data.val, **SETTINGS, state=tmp_path / "cut.pt", recorder=CutAfter())
+    second, rest = build(kind), Log()
+    torch.rand(3)
+    again = meta_train(second, data.train, data.val, **SETTINGS, state=tmp_path / "cut.pt", recorder=rest)
+    assert again == result and equal(second.state_dict(), whole.state_dict())
+    assert rest.values["train/loss"] == {s: v for s, v in log.values["train/loss"].items() if s > 4}
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "cut.pt"))
+    assert equal(one["weights"], two["weights"]) and one["iteration"] == two["iteration"] == 8
+    moments = [[s["exp_avg_sq"] for s in state["optimizer"]["state"].values()] for state in (one, two)]
+    assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
+    third = build(kind)
+    assert meta_train(third, data.train, data.val, **SETTINGS, state=tmp_path / "cut.pt") == result
+    assert equal(third.state_dict(), whole.state_dict())
+
+
+def test_validation_chooses_and_everything_is_recorded(data):
+    learner, log = build("prototypical"), Log()
+    result = meta_train(learner, data.train, data.val, **SETTINGS, recorder=log)
+    seen = log.values["val/accuracy"]
+    assert list(seen) == [2, 4, 6, 8] and list(log.values["train/loss"]) == list(range(1, 9))
+    assert result.best_accuracy == max(seen.values()) == seen[result.best_iteration]
+    assert log.done[-1] == (8, 8) and not learner.training
+    checks = EpisodeSampler(data.val.labels, ways=3, shots=1, queries=4, seed=0)
+    assert evaluate_images(learner, data.val, checks, 10).mean() / 12 == pytest.approx(result.best_accuracy)
+
+
+@pytest.mark.parametrize("kind", ["maml", "anil", "prototypical"])
+def test_it_learns(kind, data):
+    settings = {
+        **SETTINGS,
+        "iterations": 60,
+        "eval_every": 60,
+        "eval_episodes": 60,
+        "meta_batch": 4,
+        "learning_rate": 0.003,
+    }
+    log, before = Log(), build(kind)
+    checks = EpisodeSampler(data.val.labels, ways=3, shots=1, queries=4, seed=0)
+    untrained = evaluate_images(before, data.val, checks, 60).mean() / 12
+    trained = meta_train(before, data.train, data.val, **settings, recorder=log).best_accuracy
+    losses = list(log.values["train/loss"].values())
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+    assert trained > untrained + 0.03
+
+
+def test_stops_before_the_step_on_a_loss_that_is_not_finite(data, monkeypatch):
+    learner = build("prototypical")
+    real, calls = type(learner).meta_loss, []
+
+    def broken(self, *args):
+        loss, correct = real(self, *args)
+        calls.append(self.state_dict()["extractor.net.0.weight"].clone())
+        return (loss * float("nan") if len(calls) == 4 else loss), correct
+
+    monkeypatch.setattr(type(learner), "meta_loss", broken)
+    with pytest.raises(UserError, match="stopped at iteration 1, task 1: the loss is nan; lower learning_rate"):
+        meta_train(learner, data.train, data.val, **SETTINGS)
+    assert torch.equal(learner.extractor.net[0].weight, calls[2]) and not torch.equal(calls[1], calls[2])
+
+
+def test_stops_before_the_step_on_a_gradient_that_is_not_finite(data):
+    learner = build("prototypical")
+    learner.extractor.net[0].weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = learner.extractor.net[0].weight.clone()
+    with pytest.raises(UserError, match=r"iteration 0: the gradient of extractor\.net\.0\.weight is not finite"):
+        meta_train(learner, data.train, data.val, **SETTINGS)
+    assert torch.equal(learner.extractor.net[0].weight, before)
+
+
+def test_an_inner_loop_that_breaks_is_located(data):
+    with pytest.raises(UserError, match="stopped at iteration 0, task 0: the inner gradient of .* is not finite"):
+        meta_train(make_learner("maml", Net(), ways=3, inner_lr=1e30), data.train, data.val, **SETTINGS)
+
+
+def test_what_cannot_be_trained_or_resumed(data, tmp_path):
+    with pytest.raises(UserError, match="NearestNeighbour has no trainable parameter: give it an extractor"):
+        meta_train(make_learner("nearest_neighbour"), data.train, data.val, **SETTINGS)
+    with pytest.raises(UserError, match="Logistic cannot be meta-trained: its solver passes no gradient"):
+        meta_train(build("logistic"), data.train, data.val, **SETTINGS)
+    path = tmp_path / "state.pt"
+    meta_train(build("prototypical"), data.train, data.val, **SETTINGS, state=path)
+    with pytest.raises(UserError, match=r"another meta-training: learning_rate 0\.01 \(now 0\.1\); remove it"):
+        meta_train(build("prototypical"), data.train, data.val, **{**SETTINGS, "learning_rate": 0.1}, state=path)
+    other = build("prototypical")
+    other.extractor.net[0].weight.data += 1
+    with pytest.raises(UserError, match="another meta-training: initial weights"):
+        meta_train(other, data.train, data.val, **SETTINGS, state=path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a readable training state"):
+        meta_train(build("prototypical"), data.train, data.val, **SETTINGS, state=path)
+
+
+def test_the_global_random_state_survives(data):
+    state = torch.random.get_rng_state()
+    with metalearn.train.reproducible(0, 3, "cpu"):
+        first = torch.rand(2)
+    with metalearn.train.reproducible(0, 3, "cpu"):
+        assert torch.equal(torch.rand(2), first)
+    assert torch.equal(torch.random.get_rng_state(), state)
