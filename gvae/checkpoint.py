@@ -1,6 +1,7 @@
 """Weights and training state on disk: atomic, and nothing in a file is executed when it is read."""
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -20,7 +21,8 @@ from gvae.vae import VAE
 SCHEMA = 1
 ENCODER = "encoder.safetensors"
 _UNREADABLE = (  # what torch.load raises on bytes that are not its own
-    RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, struct.error
+    RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, OSError,
+    struct.error,
 )  # fmt: skip
 
 
@@ -32,7 +34,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with open(temporary, "xb") as file:  # the system applies the umask: reading it would change it for all threads
+        with open(temporary, "xb") as file:  # mode by the umask, which cannot be read without changing it
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -40,26 +42,25 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.filename is None:  # a write does not say to which file
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a failed write does not say of what
         raise
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a training state (tensors, numbers, strings, containers of these) atomically."""
-
-    def write(file: BinaryIO) -> None:
-        torch.save(dict(state), file)
-
-    write_atomic(path, write)
+    data = io.BytesIO()  # torch.save to a file that fails hides the file's error behind one of its own
+    torch.save(dict(state), data)
+    write_atomic(path, lambda file: file.write(data.getbuffer()))
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read what ``save_state`` wrote, onto the CPU; raises ModelError when it is truncated or holds code."""
     wrong = f"{path} is not a readable training state (%s); it is truncated or was not written by this program: "
     wrong += "remove it to start again"
+    data = io.BytesIO(path.read_bytes())  # an OSError of what follows is then about the bytes, not the disk
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(data, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise ModelError(wrong % type(error).__name__) from error
     if not isinstance(state, dict):

@@ -135,9 +135,9 @@ def draw(
 def check_finite(loss: Tensor, terms: Mapping[str, Tensor], phase: str, step: int) -> dict[str, Tensor]:
     """Return the terms with the loss, detached; raise ModelError naming the term when the loss is not finite."""
     if not torch.isfinite(loss):
-        bad = [f"{name} = {float(value)}" for name, value in terms.items() if not torch.isfinite(value)]
+        bad = [f"{name} = {value.item()}" for name, value in terms.items() if not torch.isfinite(value)]
         raise ModelError(
-            f"the loss of phase {phase!r} is {float(loss)} at step {step} ({', '.join(bad) or 'all terms finite'}); "
+            f"the loss of phase {phase!r} is {loss.item()} at step {step} ({', '.join(bad) or 'all terms finite'}); "
             "stopped before the optimiser step. Lower training.learning_rate or the weight of that term"
         )
     name = "loss" if phase == "main" else f"loss_{phase}"
@@ -150,7 +150,7 @@ def check_gradients(phase: Phase, step: int) -> None:
     norm = torch.nn.utils.get_total_norm(gradients)
     if not torch.isfinite(norm):
         raise ModelError(
-            f"the gradient of phase {phase.name!r} has norm {float(norm)} at step {step} though its loss is finite; "
+            f"the gradient of phase {phase.name!r} has norm {norm.item()} at step {step} though its loss is finite; "
             "stopped before the optimiser step. Lower training.learning_rate or the weight of that phase's terms"
         )
 

@@ -7,6 +7,8 @@ import pytest
 
 import metalearn  # noqa: F401  (before torch: it says how torch's threads wait)
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' networks are too small for two
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
