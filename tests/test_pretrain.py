@@ -159,7 +159,6 @@ def test_killed_in_the_middle_it_resumes_to_bitwise_the_same_weights(tmp_path):
     assert same(whole, resumed)
 
 
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_term(value, monkeypatch, tmp_path):
     objective, steps = make("guided_vae"), []
@@ -370,9 +369,10 @@ def test_noise_differs_between_steps_and_does_not_depend_on_earlier_ones():
     first, second = (draw(*data(), step, 6, 6, 0) for step in (3, 4))
     assert torch.rand(5, generator=first.generator).tolist() != torch.rand(5, generator=second.generator).tolist()
     again = draw(*data(), 4, 6, 6, 0)
-    assert torch.rand(5, generator=again.generator).tolist() == torch.rand(
-        5, generator=draw(*data(), 4, 6, 6, 0).generator
-    ).tolist()
+    assert (
+        torch.rand(5, generator=again.generator).tolist()
+        == torch.rand(5, generator=draw(*data(), 4, 6, 6, 0).generator).tolist()
+    )
 
 
 def test_mix_gives_distinct_seeds_that_torch_accepts():
