@@ -103,6 +103,12 @@ def kept_encoder(folder: Path, make: Callable[[], Path], recorder: Recorder) -> 
     return made, load_encoder(made)[1]
 
 
+def forget_state(folder: Path) -> None:
+    """Remove what only an unfinished training needs from the folder of a finished one."""
+    for name in ("state.pt", "seconds.txt"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def validation_accuracy(
     objective: VAEObjective, dataset: Dataset, monitor: MonitorConfig, device: str
 ) -> dict[str, float]:

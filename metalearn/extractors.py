@@ -1,7 +1,7 @@
 """Feature extractors: images in [0, 1] to features, whatever network is behind them; swapped by a config line."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,15 +97,20 @@ class Checkpoint(PosteriorMean):
                 f"{tuple(image_shape)}; set the dataset's image_size, or give another checkpoint"
             )
         super().__init__(vae, slots)
-        missing = [name for name in ("labels_used", "training_classes") if name not in info]
-        if missing:
-            raise UserError(
-                f"checkpoint {path} does not say what it was trained on ({', '.join(missing)}), so a leak of test "
-                "classes cannot be ruled out; use an encoder written by `metalearn pretrain`"
-            )
+        require_provenance(path, info)
         self.pretrained = True
         self.labels_used = info["labels_used"]
         self.training_classes = frozenset(info["training_classes"])
+
+
+def require_provenance(path: str, info: Mapping[str, Any]) -> None:
+    """Raise UserError when a checkpoint's info does not say which labels and classes its training saw."""
+    missing = [name for name in ("labels_used", "training_classes") if name not in info]
+    if missing:
+        raise UserError(
+            f"checkpoint {path} does not say what it was trained on ({', '.join(missing)}), so a leak of test "
+            "classes cannot be ruled out; use an encoder written by `metalearn pretrain`"
+        )
 
 
 def pretrained(objective: Kind, *, slots: list[str] | None = None) -> None:

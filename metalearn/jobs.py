@@ -17,6 +17,7 @@ from metalearn.data import overview as data_list
 from metalearn.data import prepare as data_prepare
 from metalearn.encoders import pretrain_encoder
 from metalearn.errors import UserError
+from metalearn.extractors import require_provenance
 from metalearn.features import extract as extract_features
 from metalearn.learners import learner_options
 from metalearn.meta import meta_trained
@@ -103,6 +104,7 @@ def measure(config: MeasureConfig, run: Run, *, data_root: Path, device: str) ->
     Metrics need a dataset with known factors; without them they are left out.
     """
     vae, info = load_encoder(Path(config.checkpoint))
+    require_provenance(config.checkpoint, info)
     dataset = build_dataset(config.dataset, data_root, run.report)
     refuse_shared_classes("checkpoint", frozenset(info["training_classes"]), dataset.test)
     images = torch.from_numpy(dataset.test.images())

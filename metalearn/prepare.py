@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from gvae.recorder import Recorder
-from metalearn.encoders import build_objective, encoder_key, kept_encoder, pretrain_encoder
+from metalearn.encoders import build_objective, encoder_key, forget_state, kept_encoder, pretrain_encoder
 from metalearn.errors import UserError
 from metalearn.extractors import EXTRACTORS, Checkpoint, FeatureExtractor, PosteriorMean, build_extractor
 from metalearn.kinds import TABLES, check_kind
@@ -39,10 +39,12 @@ def make_extractor(
     folder = cache_folder() / "encoders" / encoder_key(dataset, objective, model, training, seed, device)
 
     def make() -> Path:
-        return pretrain_encoder(
+        made = pretrain_encoder(
             dataset, objective, model, training, seed, folder=folder, device=device, recorder=recorder,
             monitor=pretraining.monitor,
         )  # fmt: skip
+        forget_state(folder)  # three times the size of the encoder, and never read again
+        return made
 
     path, info = kept_encoder(folder, make, recorder)
     extractor = Checkpoint(shape, path=str(path), slots=slots)
