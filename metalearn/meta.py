@@ -7,7 +7,7 @@ from gvae.recorder import Recorder
 from metalearn.cells import Mode
 from metalearn.errors import UserError
 from metalearn.extractors import FeatureExtractor
-from metalearn.learners import Learner, learner_options, make_learner
+from metalearn.learners import Learner, make_learner, takes_ways
 from metalearn.schema import Kind, MetaTrainingConfig
 from metalearn.train import meta_train
 from tasks.splits import Dataset
@@ -30,7 +30,7 @@ def meta_trained(
     extractor itself is left as it was. Raises UserError when the learner's own ways differ from the episodes'.
     """
     options = dict(kind.options)
-    if "ways" in learner_options(kind.kind):
+    if takes_ways(kind.kind):
         given = options.setdefault("ways", budget.ways)
         if given != budget.ways:
             raise UserError(

@@ -190,9 +190,9 @@ def test_what_maml_refuses():
         make_learner("maml", Body()).double().adapt(support, labels)
     with pytest.raises(UserError, match="anil needs an extractor, a module with an integer feature_dim"):
         make_learner("anil")
-    with pytest.raises(UserError, match="unknown batch_norm 'batch'"):
+    with pytest.raises(UserError, match="batch_norm: unknown value 'batch'"):
         make_learner("maml", Body(), batch_norm="batch")
-    with pytest.raises(UserError, match="'maml': eval_adapt_steps='few' is not of type int or None"):
+    with pytest.raises(UserError, match=r"'maml': eval_adapt_steps: given 'few' \(text\)"):
         make_learner("maml", Body(), eval_adapt_steps="few")
     assert make_learner("maml", Body(), adapt_steps=3).eval_adapt_steps == 3
     with pytest.raises(UserError, match="maml: adapt_steps=0 is not a positive number"):
