@@ -135,8 +135,13 @@ def _comparison_line(item: Comparison) -> list[str]:
         item.candidate, item.learner, item.dataset, f"{item.ways}w{item.shots}s",
         f"{100 * item.error_baseline:.2f}", f"{100 * item.error_candidate:.2f}",
         _interval(item.difference, item.difference_ci95), reduction,
-        f"{item.p_value:.2g}", f"{item.p_value_holm:.2g}", str(item.n_episodes), str(item.n_seeds),
+        _probability(item.p_value), _probability(item.p_value_holm), str(item.n_episodes), str(item.n_seeds),
     ]  # fmt: skip
+
+
+def _probability(value: float) -> str:
+    """A p-value in two digits; below what a double can tell from zero it is no 0."""
+    return "< 1e-300" if value < 1e-300 else f"{value:.2g}"
 
 
 def _interval(value: float | None, bounds: tuple[float, float] | None) -> str:

@@ -176,9 +176,7 @@ def test_make_learner_names_what_is_wrong():
     assert isinstance(make_learner("metalearn.learners.ridge:Ridge", penalty=2.0), Ridge)
     with pytest.raises(UserError, match="unknown learner 'ridg'; did you mean 'ridge'.*package.module:Class"):
         make_learner("ridg")
-    with pytest.raises(
-        UserError, match="'ridge': unknown key 'penalti'; did you mean 'penalty'.*allowed: intercept, "
-    ):
+    with pytest.raises(UserError, match="'ridge': unknown key 'penalti'; did you mean 'penalty'.*allowed: intercept, "):
         make_learner("ridge", penalti=1.0)
     with pytest.raises(UserError, match="cannot import 'nowhere': No module named"):
         make_learner("nowhere:Thing")
