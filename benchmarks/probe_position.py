@@ -1,17 +1,20 @@
-"""Where the position of the ink went: how much of it a linear probe reads from the latents of each encoder.
+"""What the ink's position does to features: read from them by a linear probe, and its share of their variance.
 
 Run: python benchmarks/probe_position.py configs/bench/omniglot.yaml DATA_ROOT
 
-For every pretrained extractor of the config and every seed (taken from the cache, or trained first): R^2 of a ridge
-regression from standardised latents to the ink's centre of mass (mean of x and y), fitted on the even classes of the
-validation part and scored on the odd ones. ``content`` is the slot of that name, ``rest`` all others.
+For every pretrained extractor of the config (encoders from the cache, or trained first), on the images of the
+validation classes, by slot; mean over the seeds, least and greatest in brackets:
+probe    R^2 of a ridge regression from standardised latents to the ink's centre of mass, fitted on the even classes,
+         scored on the odd ones
+between  share of the latents' total variance that lies between classes: what a nearest class mean can use
+position share of the variance within classes that is a linear function of the ink's centre of mass: noise to it
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,11 +22,11 @@ from sklearn.preprocessing import StandardScaler
 from gvae.recorder import Recorder
 from metalearn.config import load_config
 from metalearn.data import build_dataset
+from metalearn.encoders import build_objective
 from metalearn.features import extract
 from metalearn.kinds import resolve
 from metalearn.prepare import make_extractor
-from metalearn.schema import BenchConfig
-from tasks.splits import Partition
+from metalearn.schema import BenchConfig, Kind
 
 
 def centre_of_mass(images: np.ndarray) -> np.ndarray:
@@ -33,46 +36,46 @@ def centre_of_mass(images: np.ndarray) -> np.ndarray:
     return np.stack([(ink * axis).sum((1, 2)) / ink.sum((1, 2)) for axis in (x, y)], axis=1)
 
 
-def score(latents: np.ndarray, target: np.ndarray, part: Partition) -> float:
-    """R^2 on the odd classes of a probe fitted on the even ones."""
-    even = part.labels % 2 == 0
-    probe = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 13))).fit(latents[even], target[even])
-    return float(r2_score(target[~even], probe.predict(latents[~even])))
+def within(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Values (n, d) less the mean of their class."""
+    means = np.stack([values[labels == label].mean(0) for label in range(labels.max() + 1)])
+    return values - means[labels]
+
+
+def figures(latents: np.ndarray, position: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
+    """Return (probe, between, position) as the module says."""
+    even = labels % 2 == 0
+    probe = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 13))).fit(latents[even], position[even])
+    inside, moved = within(latents, labels), within(position, labels)
+    between = 1 - inside.var(0).sum() / latents.var(0).sum()
+    explained = LinearRegression().fit(moved, inside).predict(moved).var(0).sum() / inside.var(0).sum()
+    return r2_score(position[~even], probe.predict(latents[~even])), between, explained
 
 
 def main(path: Path, root: Path) -> None:
-    """Print a line an extractor: mean over seeds, and each seed."""
+    """Print a line a slot of an extractor."""
     config = resolve(load_config(path, BenchConfig))
     dataset = build_dataset(config.dataset, root)
-    target = centre_of_mass(dataset.val.images())
-    print(
-        f"{len(dataset.val.labels)} validation images of {len(dataset.val.class_names)} classes, seeds {config.seeds}"
-    )
+    part = dataset.val
+    position = centre_of_mass(part.images())
+    print(f"{len(part.labels)} images of {len(part.class_names)} validation classes, seeds {config.seeds}")
     for name, kind in config.extractors.items():
         if kind.kind != "pretrain":
             continue
-        found = []
+        objective = Kind.model_validate(kind.options["objective"])
+        slots = build_objective(dataset, objective, config.pretraining.model, 0).vae.slots
+        found: dict[str, list[tuple[float, float, float]]] = {}
         for seed in config.seeds:
             extractor, _ = make_extractor(
                 kind, seed, dataset=dataset, pretraining=config.pretraining, recorder=Recorder(), device="cpu"
             )
-            latents = extract(extractor, dataset.val).numpy()
-            slots = slice_of_content(kind.options["objective"], latents.shape[1])
-            rest = np.delete(latents, np.r_[slots], axis=1)
-            scores = [score(latents[:, slots], target, dataset.val)]
-            scores.append(score(rest, target, dataset.val) if rest.shape[1] else float("nan"))
-            found.append(scores)
-        content, others = np.array(found).T
-        print(f"{name:20} content {content.mean():.3f} {content.round(3)}   rest {others.mean():.3f} {others.round(3)}")
-
-
-def slice_of_content(objective: dict[str, object], latents: int) -> slice:
-    """Where the ``content`` slot stands: last, behind the guided slots."""
-    from gvae.guidance import TRANSFORMS
-
-    if objective["kind"].startswith("guided_vae_supervised"):  # type: ignore[attr-defined]
-        return slice(int(objective["class_latents"]), latents)  # type: ignore[call-overload]
-    return slice(sum(TRANSFORMS[name] for name in objective.get("transforms", ())), latents)  # type: ignore[attr-defined]
+            latents = extract(extractor, part).numpy()
+            for slot, columns in {"all": slice(None), **slots}.items():
+                found.setdefault(slot, []).append(figures(latents[:, columns], position, part.labels))
+        for slot, rows in found.items():
+            mean, low, high = np.mean(rows, 0), np.min(rows, 0), np.max(rows, 0)
+            cells = [f"{m:5.2f} [{a:5.2f}, {b:5.2f}]" for m, a, b in zip(mean, low, high, strict=True)]
+            print(f"{name:18} {slot:12} probe {cells[0]}  between {cells[1]}  position {cells[2]}")
 
 
 if __name__ == "__main__":
