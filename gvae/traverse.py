@@ -37,6 +37,12 @@ def traversal(
     return vae.mean_image(z.flatten(0, 1)).unflatten(0, (len(latents), steps))
 
 
+def tile(images: Float[Tensor, "rows columns c h w"]) -> Float[Tensor, "1 c height width"]:
+    """Lay images out as one picture, row under row, so that no viewer breaks the rows elsewhere."""
+    rows, columns, c, h, w = images.shape
+    return images.permute(2, 0, 3, 1, 4).reshape(1, c, rows * h, columns * w)
+
+
 def guided_latents(vae: VAE) -> list[int]:
     """Return the indices of the latents outside the ``content`` slot, at most ``SHOWN`` of them."""
     content = range(*vae.slots["content"].indices(vae.latents)) if "content" in vae.slots else range(0)
@@ -44,7 +50,11 @@ def guided_latents(vae: VAE) -> list[int]:
 
 
 def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int, recorder: Recorder) -> None:
-    """Record what the model sees and does: call in eval mode without gradients."""
+    """Record what the model sees and does: call in eval mode without gradients.
+
+    Rows of the reconstruction: images, the decoder's mean, the light decoder's image and its canonical one. A traversal
+    goes from -2.5 to 2.5 standard deviations of the prior, left to right, a row a latent.
+    """
     vae = objective.vae
     names = latent_names(vae)
     kl = kl_per_latent(vae, images)
@@ -56,14 +66,14 @@ def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int
     light = objective.light(mean)
     if light:
         rows += [light.image.clamp(0, 1), light.canonical.clamp(0, 1)]
-    recorder.images(step, "reconstruction" + ("_light_canonical" if light else ""), torch.cat(rows))
+    recorder.images(step, "reconstruction" + ("_light_canonical" if light else ""), tile(torch.stack(rows)))
     components = objective.components
     if components is not None:
         recorder.images(step, "components", _to_unit(components))
     busiest = [index for index in kl.argsort(descending=True).tolist() if index not in guided_latents(vae)][:SHOWN]
     for latent in guided_latents(vae):
-        recorder.images(step, f"traversal/{names[latent]}", traversal(vae, shown[:1], [latent])[0])
-    recorder.images(step, "traversal/most_informative", traversal(vae, shown[:1], busiest).flatten(0, 1))
+        recorder.images(step, f"traversal/{names[latent]}", tile(traversal(vae, shown[:1], [latent])))
+    recorder.images(step, "traversal/most_informative", tile(traversal(vae, shown[:1], busiest)))
 
 
 def _to_unit(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

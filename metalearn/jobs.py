@@ -10,7 +10,7 @@ import torch
 from gvae.checkpoint import load_encoder
 from gvae.metrics import METRICS
 from gvae.pretrain import batches
-from gvae.traverse import guided_latents, kl_per_latent, latent_names, traversal
+from gvae.traverse import guided_latents, kl_per_latent, latent_names, tile, traversal
 from metalearn.data import build_dataset
 from metalearn.data import check as data_check
 from metalearn.data import overview as data_list
@@ -114,7 +114,7 @@ def measure(config: MeasureConfig, run: Run, *, data_root: Path, device: str) ->
         first = next(batches(images)).to(device)
         kl = kl_per_latent(vae, first)
         for latent in guided_latents(vae):
-            run.images(0, f"traversal/{latent_names(vae)[latent]}", traversal(vae, first[:1], [latent])[0])
+            run.images(0, f"traversal/{latent_names(vae)[latent]}", tile(traversal(vae, first[:1], [latent])))
     values = {f"kl_per_latent/{name}": float(value) for name, value in zip(latent_names(vae), kl, strict=True)}
     factors = dataset.test.factors
     for name, metric in METRICS.items() if factors else ():
