@@ -47,7 +47,9 @@ class Phase(NamedTuple):
 
 
 class VAEObjective(nn.Module):
-    """Maximise ELBO = E_q log p(x|z) - beta KL(q(z|x) || N(0, 1)): Kingma & Welling 2014; beta: Higgins et al. 2017.
+    """VAE (Kingma & Welling 2014) and beta-VAE (Higgins et al. 2017).
+
+    Maximises ELBO = E_q log p(x|z) - beta KL(q(z|x) || N(0, 1)).
 
     ``regularizer="tc"`` adds (beta - 1) TC(z) to the plain KL instead of weighting it: beta-TCVAE, Chen et al.
     2018, equation 4 with alpha = gamma = 1. ``likelihood="gaussian"`` sums squared errors, the release's choice for

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from metalearn.errors import UserError, unknown
+from metalearn.errors import DataError, UserError, unknown
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind
 from tasks.datasets import DATASETS, describe
+from tasks.folders import cache_folder
 from tasks.progress import Progress, silent
 from tasks.splits import PARTS, Dataset
+from tasks.store import fingerprint
 
 
 def build_dataset(kind: Kind, root: Path, report: Progress = silent) -> Dataset:
@@ -32,7 +34,13 @@ def check(name: str, root: Path, report: Progress) -> str:
     if name not in DATASETS:
         raise UserError(unknown("dataset", name, DATASETS))
     dataset = build_dataset(Kind(kind=name), root, report)
-    lines = [f"{dataset.label}: no class in two parts; fingerprint {dataset.train.store.fingerprint[:16]}"]
+    store = dataset.train.store
+    if fingerprint(store) != store.fingerprint:
+        raise DataError(
+            f"the packed images of {name} are not what was packed (fingerprint {fingerprint(store)[:16]}, recorded "
+            f"{store.fingerprint[:16]}); remove the store that `metalearn data list` names and prepare it again"
+        )
+    lines = [f"{dataset.label}: no class in two parts; every packed image as it was packed ({store.fingerprint[:16]})"]
     for part in PARTS:
         partition = getattr(dataset, part)
         sizes = sorted(set(np.bincount(partition.labels).tolist()))
@@ -42,10 +50,12 @@ def check(name: str, root: Path, report: Progress) -> str:
 
 
 def overview(root: Path) -> str:
-    """Return one line a dataset: what it is, and whether it is packed under ``root``."""
+    """Return two lines a dataset: what it is, and where it is packed, under ``root`` or in the cache, or how to."""
     lines = [f"data root: {root}"]
     for name in sorted(DATASETS):
-        packed = sorted(path.name for path in (root / "stores").glob(f"{name}-*")) if root.is_dir() else []
-        state = f"packed ({len(packed)})" if packed else "embedded" if name == "glyphs" else "not packed yet"
-        lines.append(f"  {name:10} {state:15} {describe(name)}")
+        folders = dict.fromkeys((root / "stores", cache_folder() / "stores"))
+        packed = [path for folder in folders for path in folder.glob(f"{name}-*")]
+        unpacked = "embedded" if name == "glyphs" else f"not packed: metalearn data prepare {name}"
+        lines.append(f"  {name:10} {describe(name)}")
+        lines += [f"  {'':10} packed: {path}" for path in sorted(packed)] or [f"  {'':10} {unpacked}"]
     return "\n".join(lines)

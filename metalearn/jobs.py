@@ -19,7 +19,7 @@ from metalearn.encoders import pretrain_encoder
 from metalearn.errors import UserError
 from metalearn.extractors import require_provenance
 from metalearn.features import extract as extract_features
-from metalearn.learners import takes_ways
+from metalearn.learners import takes
 from metalearn.meta import meta_trained
 from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak, refuse_shared_classes
 from metalearn.quick import quickstart
@@ -53,7 +53,7 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
     tested = Tested(dataset, config.episodes, device, run.progress)
     for setting in config.episodes.settings:  # refuse what would fail after hours
         tested.sampler(setting)
-        if takes_ways(config.learner.kind) and setting.ways != config.training.ways:
+        if takes(config.learner.kind, "ways") and setting.ways != config.training.ways:
             raise UserError(
                 f"episodes.settings has {setting}, but {config.learner.kind!r} is trained for training.ways="
                 f"{config.training.ways} and can answer no other; make them equal, or give one run a setting"

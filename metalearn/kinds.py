@@ -43,7 +43,7 @@ TABLES = {
         frozenset({"image_shape", "classes", "dataset_size", "seed", "trunk", "latents"}),
     ),
     "extractor": Table("metalearn.extractors:EXTRACTORS", frozenset({"image_shape", "seed", "model"})),
-    "learner": Table("metalearn.learners:LEARNERS", frozenset({"extractor"})),
+    "learner": Table("metalearn.learners:LEARNERS", frozenset({"extractor", "ways", "seed"})),
     "metric": Table("gvae.metrics:METRICS", frozenset()),
 }
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from gvae.recorder import Recorder
 from metalearn.cells import Mode
-from metalearn.errors import UserError
 from metalearn.extractors import FeatureExtractor
-from metalearn.learners import Learner, make_learner, takes_ways
+from metalearn.learners import Learner, make_learner, takes
 from metalearn.schema import Kind, MetaTrainingConfig
 from metalearn.train import meta_train
 from tasks.splits import Dataset
@@ -26,17 +25,11 @@ def meta_trained(
 ) -> tuple[Learner, Mode]:
     """Meta-train on the training classes from a copy of the extractor's network; validation episodes choose.
 
-    Return the learner and ``finetuned`` where the network was pretrained, ``end_to_end`` where it was not. The
-    extractor itself is left as it was. Raises UserError when the learner's own ways differ from the episodes'.
+    Return the learner, built for the ways of its training episodes, and ``finetuned`` where the network was pretrained,
+    ``end_to_end`` where it was not. The extractor itself is left as it was.
     """
-    options = dict(kind.options)
-    if takes_ways(kind.kind):
-        given = options.setdefault("ways", budget.ways)
-        if given != budget.ways:
-            raise UserError(
-                f"learner {kind.kind!r} has ways={given}, but its episodes have {budget.ways}; leave ways out of the "
-                "learner's options"
-            )
+    supplied = {"ways": budget.ways, "seed": seed}
+    options = kind.options | {name: value for name, value in supplied.items() if takes(kind.kind, name)}
     learner = make_learner(kind.kind, copy.deepcopy(extractor), **options)
     meta_train(
         learner, dataset.train, dataset.val, ways=budget.ways, shots=budget.shots, queries=budget.queries,

@@ -13,7 +13,7 @@ from metalearn.learners.prototypical import Prototypical
 from metalearn.learners.ridge import Ridge
 from metalearn.schema import Kind
 
-__all__ = ["LEARNERS", "Classifier", "FeatureLearner", "Learner", "learner_class", "make_learner", "takes_ways"]
+__all__ = ["LEARNERS", "Classifier", "FeatureLearner", "Learner", "learner_class", "make_learner", "takes"]
 
 LEARNERS: dict[str, type[Learner] | str] = {
     "prototypical": Prototypical,
@@ -36,9 +36,9 @@ def learner_class(kind: str) -> type[Learner]:
     return found
 
 
-def takes_ways(kind: str) -> bool:
-    """Whether a learner is built for a number of classes and can answer no other."""
-    return "ways" in inspect.signature(learner_class(kind)).parameters
+def takes(kind: str, name: str) -> bool:
+    """Whether a learner's constructor has the parameter ``name``; with ``ways`` it can answer no other number."""
+    return name in inspect.signature(learner_class(kind)).parameters
 
 
 def make_learner(kind: str, extractor: nn.Module | None = None, **options: object) -> Learner:

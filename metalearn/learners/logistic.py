@@ -9,16 +9,15 @@ from metalearn.learners.base import FeatureLearner, require_positive
 
 
 class Logistic(FeatureLearner):
-    """Logits of ``sklearn.linear_model.LogisticRegression(C, fit_intercept=intercept)`` fitted to the
-    support set.
+    """Multinomial logistic regression on the support set, as scikit-learn's ``LogisticRegression``.
 
-    Minimises ``C sum_i CE(x_i W + b, y_i) + |W|^2 / 2``; the intercept b is not penalised. The head of Chen
-    et al. 2019 (Baseline) and Tian et al. 2020. By the representer theorem W lies in the span of the
-    support features, so the problem is rotated there by a singular value decomposition (r <= ways * shots
-    coordinates, exact), and solved in float64 by Newton's method. Converged means: gradient norm <=
-    ``tolerance`` * C sqrt(n) |[X 1]|_F. As the objective is 1-strongly convex in W, that norm also bounds
-    the distance of W from the optimum. UserError when an episode has not converged after
-    ``max_iterations``. Gives no gradient to the features.
+    With its C and ``fit_intercept=intercept``: minimises ``C sum_i CE(x_i W + b, y_i) + |W|^2 / 2``; the intercept b
+    is not penalised. The head of Chen et al. 2019 (Baseline) and Tian et al. 2020. By the representer theorem W lies
+    in the span of the support features, so the problem is rotated there by a singular value decomposition
+    (r <= ways * shots coordinates, exact), and solved in float64 by Newton's method. Converged means: gradient norm
+    <= ``tolerance`` * C sqrt(n) |[X 1]|_F. As the objective is 1-strongly convex in W, that norm also bounds the
+    distance of W from the optimum. UserError when an episode has not converged after ``max_iterations``. Gives no
+    gradient to the features.
     """
 
     reference = "Tian et al. 2020, Rethinking few-shot image classification, ECCV, arXiv 2003.11539"

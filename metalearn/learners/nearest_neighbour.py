@@ -9,7 +9,7 @@ from metalearn.learners.distance import Metric, similarity
 
 
 class NearestNeighbour(FeatureLearner):
-    """Logit of a class: minus the smallest squared Euclidean distance to any of its support features.
+    """Nearest neighbour: minus the smallest squared Euclidean distance to a class's support features.
 
     Cover & Hart 1967. With one shot it is ``Prototypical``. Options: ``metric`` (``cosine``: the largest
     cosine similarity instead), ``normalise`` (features to unit length first).

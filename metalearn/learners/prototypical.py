@@ -9,7 +9,7 @@ from metalearn.learners.distance import Metric, similarity
 
 
 class Prototypical(FeatureLearner):
-    """Logit of a class: minus the squared Euclidean distance to the mean of its support features.
+    """Nearest class mean: minus the squared Euclidean distance to the mean of a class's support features.
 
     Snell et al. 2017 (arXiv 1703.05175), eqs. 1 and 2. Options: ``metric`` (``cosine``: cosine similarity
     to that mean instead), ``normalise`` (features to unit length before anything else; L2N of Wang et al.

@@ -8,8 +8,7 @@ from metalearn.learners.base import FeatureLearner, require_positive
 
 
 class Ridge(FeatureLearner):
-    """Logits: ridge regression of one-hot labels on features, in the dual (Bertinetto et al. 2019, eqs. 4
-    to 6).
+    """Ridge regression of one-hot labels on features, in the dual (R2D2, Bertinetto et al. 2019, eqs. 4 to 6).
 
     With X the n = ways * shots support features and Y their one-hot labels, both centred when
     ``intercept``: ``W = X' (X X' + penalty I)^-1 Y``, logits = ``scale ((q - mean) W + mean_Y)``: the

@@ -1,0 +1,149 @@
+"""The commands besides bench, in small, from the command line to the files they leave."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metalearn.cli import main
+from metalearn.data import check, overview, prepare
+from metalearn.errors import DataError
+from metalearn.record import read_metrics
+from tasks.progress import silent
+
+DATA = "dataset: {kind: glyphs, classes: 40, instances: 10}\n"
+SMALL = "{epochs: 2, batch_size: 32, learning_rate: 2e-3}"
+PRETRAIN = (
+    DATA
+    + f"""
+model: {{latents: 12}}
+objective: {{kind: guided_vae, transforms: [rotation, translation]}}
+training: {SMALL}
+monitor: {{ways: 3, shots: 1, queries: 2, episodes: 10}}
+"""
+)
+EXTRACT = DATA + "extractor: {kind: checkpoint, path: PATH, slots: [content]}\npart: all\n"
+MEASURE = DATA + "checkpoint: PATH\n"
+TRAIN = (
+    DATA
+    + """
+extractor: random
+pretraining: {model: {latents: 12}}
+learner: {kind: KIND}
+training: {ways: 3, shots: 1, queries: 2, meta_batch: 2, iterations: 4, eval_every: 2, eval_episodes: 5}
+episodes: {settings: [SETTING], queries: 5, count: 20}
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(home / "cache"))
+    (home / "cache").mkdir(exist_ok=True)
+
+
+def run(home: Path, command: str, text: str, out: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    config = home / f"{out}.yaml"
+    config.write_text(text)
+    words = ["metalearn", command, config, "--out", home / out, "--data-root", home / "cache", "--quiet"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def encoder(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if not (home / "encoder" / "result.json").exists():
+        assert run(home, "pretrain", PRETRAIN, "encoder", monkeypatch) == 0
+    return home / "encoder"
+
+
+def test_pretrain_leaves_an_encoder_and_says_what_it_saw(encoder):
+    result = json.loads((encoder / "result.json").read_text())
+    assert (encoder / result["encoder"]).is_file() and 0 <= result["val/accuracy_3w1s"] <= 1
+    info = json.loads((encoder / "checkpoints" / "encoder.json").read_text())
+    assert info["labels_used"] == "none" and len(info["training_classes"]) == 24
+    assert info["slots"] == {"rotation": 1, "translation": 2, "content": 9}
+    rows = read_metrics(encoder / "metrics.jsonl")
+    assert rows[-1]["step"] == 2 * (240 // 32) and any("train/light" in row for row in rows)
+
+
+def test_extract_writes_the_features_of_every_part(home, encoder, monkeypatch):
+    assert run(home, "extract", EXTRACT.replace("PATH", str(encoder)), "features", monkeypatch) == 0
+    for part, classes in {"train": 24, "val": 8, "test": 8}.items():
+        with np.load(home / "features" / f"features-{part}.npz") as kept:
+            assert kept["features"].shape == (classes * 10, 9) and kept["features"].dtype == np.float32
+            assert kept["labels"].max() == classes - 1 and len(kept["class_names"]) == classes
+            assert np.isfinite(kept["features"]).all() and kept["features"].std() > 0
+
+
+def test_measure_gives_kl_and_metrics_where_factors_are_known(home, encoder, monkeypatch):
+    assert run(home, "measure", MEASURE.replace("PATH", str(encoder)), "measured", monkeypatch) == 0
+    values = json.loads((home / "measured" / "result.json").read_text())["values"]
+    assert {"kl_per_latent/rotation", "kl_per_latent/translation_01", "kl_per_latent/content_08"} <= set(values)
+    assert 0 <= values["metric/mig"] <= 1 and all(value >= 0 for value in values.values())
+
+
+@pytest.mark.parametrize(("kind", "setting"), [("maml", "3w1s"), ("anil", "3w1s"), ("prototypical", "4w2s")])
+def test_train_meta_trains_end_to_end_and_reports(home, monkeypatch, kind, setting):
+    text = TRAIN.replace("KIND", kind).replace("SETTING", setting)
+    assert run(home, "train", text, f"train-{kind}", monkeypatch) == 0
+    row = json.loads((home / f"train-{kind}" / "report.json").read_text())["rows"][0]
+    assert (row["mode"], row["labels_used"], row["learner"], row["episodes"]) == ("end_to_end", "class", kind, 20)
+    assert row["batch_norm"] == "running" and row["transductive"] is False
+
+
+def test_a_benchmark_meta_trains_for_the_ways_of_each_setting_and_each_seed(home, monkeypatch):
+    text = (
+        DATA
+        + """
+extractors: {random: random, pixels: pixels}
+pretraining: {model: {latents: 12}}
+learners: {anil: {kind: anil, adapt_steps: 1}, prototypical: prototypical}
+meta_training: {queries: 2, meta_batch: 2, iterations: 2, eval_every: 2, eval_episodes: 5}
+episodes: {settings: [3w1s, 4w2s], queries: 5, count: 20}
+seeds: [0, 1]
+"""
+    )
+    assert run(home, "bench", text, "anil", monkeypatch) == 0
+    rows = json.loads((home / "anil" / "report.json").read_text())["rows"]
+    found = {(row["extractor"], row["learner"], row["ways"]): row["extractor_seeds"] for row in rows}
+    assert len(rows) == len(found) == 2 * 2 * 2
+    assert found["random", "anil", 4] == [0, 1] == found["pixels", "anil", 3]  # meta-training has chance of its own
+    assert found["random", "prototypical", 3] == [0, 1] and found["pixels", "prototypical", 3] == []
+
+
+def test_train_refuses_ways_that_the_learner_cannot_answer(home, monkeypatch, capsys):
+    text = TRAIN.replace("KIND", "maml").replace("SETTING", "5w1s")
+    assert run(home, "train", text, "ways", monkeypatch) == 2
+    assert "5w1s, but 'maml' is trained for training.ways=3" in capsys.readouterr().err
+
+
+def test_a_finetuned_learner_starts_from_the_pretrained_encoder(home, encoder, monkeypatch):
+    text = TRAIN.replace("KIND", "anil").replace("SETTING", "3w1s")
+    text = text.replace("extractor: random", f"extractor: {{kind: checkpoint, path: {encoder}}}")
+    assert run(home, "train", text, "finetuned", monkeypatch) == 0
+    assert json.loads((home / "finetuned" / "report.json").read_text())["rows"][0]["mode"] == "finetuned"
+
+
+def test_data_is_listed_prepared_and_checked(tmp_path):
+    assert "embedded" in overview(tmp_path) and "metalearn data prepare omniglot" in overview(tmp_path)
+    assert "1200 classes, 24000 images of (1, 28, 28), ready" in prepare("glyphs", tmp_path, silent)
+    store = next((tmp_path / "stores").glob("glyphs-*"))
+    assert str(store) in overview(tmp_path)
+    assert "train   720 classes x 20 images" in check("glyphs", tmp_path, silent)
+    images = np.load(store / "images.npy", mmap_mode="r+")
+    images[5, 0, 3, 3] ^= 255
+    images.flush()
+    with pytest.raises(DataError, match="packed images of glyphs are not what was packed"):
+        check("glyphs", tmp_path, silent)
