@@ -95,9 +95,10 @@ class LightDecoder(nn.Module):
     def start_at_identity(self) -> None:
         """Set every map so that z_def = 0 transforms nothing and one unit transforms a little."""
         for name, linear in self.maps.items():
-            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
-            linear.weight.copy_(torch.eye(2) if name == "translation" else torch.ones(1))  # type: ignore[operator]
-            linear.weight.mul_(_STEPS[name])  # type: ignore[operator]
+            assert isinstance(linear, nn.Linear)
+            linear.bias.zero_()
+            linear.weight.copy_(torch.eye(2) if name == "translation" else torch.ones(1))
+            linear.weight.mul_(_STEPS[name])
 
     @property
     def basis(self) -> Float[Tensor, "pixels k"]:

@@ -162,7 +162,7 @@ def _checkable(annotation: Any) -> Any:
     """`annotation` if a YAML value can be checked against it, else Any."""
     try:
         TypeAdapter(annotation).json_schema()
-    except Exception:
+    except Exception:  # pydantic raises many kinds; a class of one's own, say, is for the constructor to judge
         return Any
     return annotation
 
