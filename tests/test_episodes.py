@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -126,11 +126,13 @@ def test_successive_episodes_are_independent() -> None:
     assert uniform_p(np.bincount(first[:-1] * 8 + first[1:], minlength=64)) > 1e-3
 
 
-def test_huge_classes_cost_no_more() -> None:
+def test_huge_classes_need_no_table_of_their_images() -> None:
     sampler = make(np.repeat(np.arange(5), 200_000), seed=1)
-    started = time.perf_counter()
+    tracemalloc.start()
     images = flat(sampler[0:1000])
-    assert time.perf_counter() - started < 1
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 32 * 2**20  # a key for every image of every episode would take 8 GB
     assert images.max() > 990_000 and all(len(set(row)) == 80 for row in images.reshape(1000, -1))
 
 
@@ -176,16 +178,3 @@ def test_a_small_class_is_named() -> None:
 def test_indices_out_of_range(index, words: str) -> None:
     with pytest.raises(DataError, match=words):
         make()[index]
-
-
-def test_fast_enough_for_a_hundred_thousand_episodes() -> None:
-    """At least 10,000 5-way 1-shot 15-query episodes a second, with room for a busy machine."""
-    sampler = make(np.repeat(np.arange(659), 20))
-    best = min(timed(sampler) for _ in range(3))
-    assert 2000 / best > 10_000, f"{2000 / best:.0f} episodes a second"
-
-
-def timed(sampler: EpisodeSampler) -> float:
-    started = time.perf_counter()
-    sampler[0:2000]
-    return time.perf_counter() - started

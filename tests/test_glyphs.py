@@ -3,7 +3,6 @@
 import hashlib
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -49,19 +48,16 @@ def test_a_glyph_depends_on_seed_class_and_instance_only() -> None:
 
 
 @pytest.fixture(scope="module")
-def full() -> tuple[Store, float]:
-    """All 1,200 classes x 20, and the seconds that they took."""
-    started = time.perf_counter()
-    return glyph_store(), time.perf_counter() - started
+def full() -> Store:
+    """All 1,200 classes x 20."""
+    return glyph_store()
 
 
-def test_full_size_in_seconds_and_distinct(full: tuple[Store, float]) -> None:
-    store, seconds = full
-    assert seconds < 60  # 4 s on one idle core
-    assert store.images.shape == (24000, 1, 28, 28) and len(store.class_names) == 1200
-    assert len({image.tobytes() for image in store.images}) == 24000
-    assert store.images.max(axis=(1, 2, 3)).min() > 150  # each has ink
-    assert 5 < store.images.mean() < 50
+def test_full_size_and_distinct(full: Store) -> None:
+    assert full.images.shape == (24000, 1, 28, 28) and len(full.class_names) == 1200
+    assert len({image.tobytes() for image in full.images}) == 24000
+    assert full.images.max(axis=(1, 2, 3)).min() > 150  # each has ink
+    assert 5 < full.images.mean() < 50
 
 
 def test_factors_are_in_range_and_independent() -> None:
@@ -157,9 +153,9 @@ def test_one_to_four_strokes_in_the_box() -> None:
     np.testing.assert_allclose(np.abs(curves).max((1, 2)), 0.64)
 
 
-def test_nearest_neighbour_on_pixels_is_neither_easy_nor_hopeless(full: tuple[Store, float]) -> None:
+def test_nearest_neighbour_on_pixels_is_neither_easy_nor_hopeless(full: Store) -> None:
     """35 to 70 % at 5-way 1-shot was asked for; Omniglot itself gives 43 %."""
-    pixels = full[0].images.reshape(24000, -1).astype(np.float32) / 255
+    pixels = full.images.reshape(24000, -1).astype(np.float32) / 255
     episodes = EpisodeSampler(np.repeat(np.arange(1200), 20), ways=5, shots=1, queries=15, seed=0)[0:1000]
     right = 0
     for support, query in zip(episodes.support[:, :, 0], episodes.query.reshape(1000, -1), strict=True):
