@@ -11,7 +11,13 @@ from gvae.errors import ModelError
 ImageShape = tuple[int, int, int]
 
 
-class ConvEncoder(nn.Module):
+class Encoder(nn.Module):
+    """An encoder trunk: images (n, c, h, w) to hidden (n, ``hidden_dim``)."""
+
+    hidden_dim: int
+
+
+class ConvEncoder(Encoder):
     """Strided 3x3 convolutions with batch norm and ReLU, one halving a stage; any image size and channel count.
 
     Images (n, c, h, w) in [0, 1] to hidden (n, ``hidden_dim``). In eval mode batch norm uses its running
@@ -70,7 +76,7 @@ class ConvDecoder(nn.Module):
         return self.layers(self.linear(z).view(-1, *self.start))
 
 
-class ReleaseEncoder(nn.Module):
+class ReleaseEncoder(Encoder):
     """The MNIST encoder of the authors' release: conv 1-64 k6 s2 (no ReLU), 64-128 k5, 128-256 k5; 28x28 only."""
 
     def __init__(self, image_shape: ImageShape):
@@ -117,13 +123,13 @@ def _require_28(image_shape: ImageShape) -> None:
         )
 
 
-TRUNKS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+TRUNKS: dict[str, tuple[Callable[..., Encoder], Callable[..., nn.Module]]] = {
     "conv": (ConvEncoder, ConvDecoder),
     "release28": (ReleaseEncoder, ReleaseDecoder),
 }
 
 
-def build_trunk(name: str, image_shape: ImageShape, latents: int) -> tuple[nn.Module, nn.Module]:
+def build_trunk(name: str, image_shape: ImageShape, latents: int) -> tuple[Encoder, nn.Module]:
     """Build the encoder (with ``hidden_dim``) and decoder called ``name``; raise ModelError on an unknown name."""
     if name not in TRUNKS:
         raise ModelError(f"unknown trunk {name!r}; allowed: {', '.join(sorted(TRUNKS))}")

@@ -50,7 +50,7 @@ class VAE(nn.Module):
         ends = torch.tensor(list(slots.values())).cumsum(0).tolist()
         self.slots = {name: slice(end - size, end) for (name, size), end in zip(slots.items(), ends, strict=True)}
         self.encoder, self.decoder = build_trunk(trunk, image_shape, latents)
-        self.posterior = nn.Linear(self.encoder.hidden_dim, 2 * latents)  # type: ignore[arg-type]
+        self.posterior = nn.Linear(self.encoder.hidden_dim, 2 * latents)
 
     def encode(self, images: Float[Tensor, "n c h w"]) -> Posterior:
         """Return q(z|x) for images in [0, 1]; raises ModelError when their shape is not the one trained on."""

@@ -19,7 +19,7 @@ from metalearn.meta import meta_trained
 from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
 from metalearn.report import Report, build_report
 from metalearn.run import Run
-from metalearn.schema import BenchConfig, EpisodeSetting, Kind
+from metalearn.schema import BenchConfig, EpisodeSetting, Kind, MetaTrainingConfig
 from metalearn.testing import Tested, make_cell
 from tasks.folders import cache_folder
 from tasks.splits import Dataset
@@ -143,7 +143,7 @@ def meta_train_cell(
 ) -> tuple[Learner, Mode]:
     """Meta-train a learner from an extractor's network at the ways and shots that it will be tested at."""
     assert shared.config.meta_training is not None  # checked before any work
-    budget = shared.config.meta_training.model_copy(update={"ways": setting.ways, "shots": setting.shots})
+    budget = MetaTrainingConfig(ways=setting.ways, shots=setting.shots, **shared.config.meta_training.model_dump())
     return meta_trained(
         kind, extractor, budget, shared.dataset, seed, state=shared.run.checkpoints / f"{slug(*scope.split('/'))}.pt",
         recorder=shared.run.scope(scope), device=shared.device,

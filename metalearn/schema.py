@@ -70,17 +70,22 @@ class MonitorConfig(Settings):
     episodes: Count = 500
 
 
-class MetaTrainingConfig(Settings):
-    """Episodic training of a learner on the training classes, selected on the validation classes."""
+class MetaBudgetConfig(Settings):
+    """Episodic training on the training classes, selected on validation classes; ways and shots are given elsewhere."""
 
-    ways: Ways = 5
-    shots: Count = 1
     queries: Count = 15
     meta_batch: Count = 16
     iterations: Count = 1000
     learning_rate: Positive = 1e-3
     eval_every: Count = 100
     eval_episodes: Count = 200
+
+
+class MetaTrainingConfig(MetaBudgetConfig):
+    """The same with the ways and shots of its episodes."""
+
+    ways: Ways = 5
+    shots: Count = 1
 
 
 class EpisodeSetting(Settings):
@@ -141,7 +146,10 @@ class PretrainConfig(Settings):
 
 
 class BenchConfig(Settings):
-    """``metalearn bench``: extractors x learners x episode settings x seeds. `baseline` defaults to the first."""
+    """``metalearn bench``: extractors x learners x episode settings x seeds. `baseline` defaults to the first.
+
+    A learner is meta-trained anew for each setting, at its ways and shots, so `meta_training` names none.
+    """
 
     dataset: DatasetConfig
     pretraining: PretrainingConfig = PretrainingConfig()
@@ -150,7 +158,7 @@ class BenchConfig(Settings):
     episodes: EpisodesConfig
     seeds: Annotated[list[Seed], Field(min_length=1), BeforeValidator(_no_repeats)] = [0]
     baseline: str
-    meta_training: MetaTrainingConfig | None = None
+    meta_training: MetaBudgetConfig | None = None
 
     @model_validator(mode="before")
     @classmethod

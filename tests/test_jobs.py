@@ -123,6 +123,20 @@ seeds: [0, 1]
     assert found["random", "prototypical", 3] == [0, 1] and found["pixels", "prototypical", 3] == []
 
 
+def test_a_benchmark_refuses_ways_of_its_own_for_meta_training(home, monkeypatch, capsys):
+    text = (
+        DATA
+        + """
+extractors: {random: random}
+learners: {anil: anil}
+meta_training: {ways: 3}
+episodes: {settings: [4w1s], count: 20}
+"""
+    )
+    assert run(home, "bench", text, "own-ways", monkeypatch) == 2
+    assert "meta_training: unknown key 'ways'" in capsys.readouterr().err
+
+
 def test_train_refuses_ways_that_the_learner_cannot_answer(home, monkeypatch, capsys):
     text = TRAIN.replace("KIND", "maml").replace("SETTING", "5w1s")
     assert run(home, "train", text, "ways", monkeypatch) == 2
