@@ -44,9 +44,7 @@ class Decoder:
         opened = _from_bytes(image, where) if isinstance(image, bytes) else _from_array(image, where)
         width, height = opened.size
         if self.side and (width, height) != (self.side, self.side):
-            raise DataError(
-                f"{where} is {width}x{height} pixels, expected {self.side}x{self.side}; fetch it again"
-            )
+            raise DataError(f"{where} is {width}x{height} pixels, expected {self.side}x{self.side}; fetch it again")
         if opened.mode in _DEEP:
             raise DataError(f"{where} has more than 8 bits a channel ({opened.mode}); convert it to 8 bits")
         colour = _colour(opened, "L" if self.channels == 1 else "RGB")

@@ -1,7 +1,8 @@
 """A packed image dataset: one directory with class-sorted uint8 images, memory-mapped.
 
-``images.npy`` (n, c, h, w) uint8 · ``meta.json`` names, offsets, fingerprint · ``factors.npz`` known factors,
-if any. It is written to a temporary sibling directory and renamed, so a store that exists is complete.
+``images.npy`` (n, c, h, w) uint8 · ``meta.json`` class names, offsets, fingerprint · ``image_names.json``, read when
+asked for: a million names are slow · ``factors.npz`` known factors, if any. It is written to a temporary sibling
+directory and renamed, so a store that exists is complete.
 """
 
 import hashlib
@@ -9,19 +10,49 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from tasks.errors import DataError
 
-SCHEMA = 1
+SCHEMA = 2
+_READ = (1, 2)  # 1 kept the image names in meta.json
+IMAGES = "images.npy"
 _PIECE = 1 << 24  # bytes written or hashed at once
+
+
+class Names(Sequence[str]):
+    """Names of images, kept in a file until one of them is asked for."""
+
+    def __init__(self, path: Path, count: int):
+        self.path, self.count = path, count
+
+    @cached_property
+    def _names(self) -> list[str]:
+        try:
+            names: list[str] = json.loads(self.path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path} cannot be read ({error}); {_fix(self.path.parent)}") from error
+        if len(names) != self.count:
+            raise DataError(f"{self.path} has {len(names)} names for {self.count} images; {_fix(self.path.parent)}")
+        return names
+
+    def __len__(self) -> int:
+        return self.count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._names[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +68,7 @@ class Store:
     images: UInt8[np.ndarray, "n c h w"]
     offsets: Int64[np.ndarray, "k1"]
     class_names: tuple[str, ...]
-    image_names: tuple[str, ...] = ()
+    image_names: Sequence[str] = ()
     factors: Mapping[str, Float32[np.ndarray, "_"]] = field(default_factory=dict)
     fingerprint: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -77,31 +108,46 @@ def write_store(path: Path, store: Store) -> Store:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        temporary.mkdir(parents=True)
-        _write(temporary / "images.npy", lambda file: _write_array(file, store.images))
-        if store.factors:
-            _write(temporary / "factors.npz", lambda file: np.savez(file, **dict(store.factors)))
-        meta = {
-            "schema": SCHEMA,
-            "name": store.name,
-            "fingerprint": store.fingerprint,
-            "factors": sorted(store.factors),
-            "info": dict(store.info),
-            "offsets": store.offsets.tolist(),
-            "class_names": list(store.class_names),
-            "image_names": list(store.image_names),
-        }
-        _write(temporary / "meta.json", lambda file: file.write(json.dumps(meta).encode()))
-        _put_in_place(temporary, path, store.fingerprint)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the store {path}: {error.strerror or error}; "
-            f"{store.images.nbytes / 1e6:.0f} MB are needed: free space, "
-            "or choose another data root or cache folder"
-        ) from error
+        with writing(path, store.images.nbytes):
+            temporary.mkdir(parents=True)
+            _write(temporary / IMAGES, lambda file: _write_array(file, store.images))
+            seal(temporary, path, store)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_store(path)
+
+
+def seal(staging: Path, path: Path, store: Store) -> None:
+    """Make the folder ``staging``, in which the images of ``store`` are, a store and put it in place as ``path``."""
+    if store.factors:
+        _write(staging / "factors.npz", lambda file: np.savez(file, **dict(store.factors)))
+    if store.image_names:
+        names = json.dumps(list(store.image_names)).encode()
+        _write(staging / "image_names.json", lambda file: file.write(names))
+    meta = {
+        "schema": SCHEMA,
+        "name": store.name,
+        "fingerprint": store.fingerprint,
+        "factors": sorted(store.factors),
+        "info": dict(store.info),
+        "offsets": store.offsets.tolist(),
+        "class_names": list(store.class_names),
+        "image_names": bool(store.image_names),
+    }
+    _write(staging / "meta.json", lambda file: file.write(json.dumps(meta).encode()))
+    _put_in_place(staging, path, store.fingerprint)
+
+
+@contextmanager
+def writing(path: Path, size: int) -> Iterator[None]:
+    """Turn what the file system refuses while a store of ``size`` bytes is written into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write the store {path}: {error.strerror or error}; {size / 1e6:.0f} MB are needed: free space, "
+            "or choose another data root or cache folder"
+        ) from error
 
 
 def open_store(path: Path, *, verify: bool = False) -> Store:
@@ -109,21 +155,26 @@ def open_store(path: Path, *, verify: bool = False) -> Store:
 
     Raises DataError when a part of it is missing, damaged, truncated or written by another version.
     """
-    fix = f"delete the folder {path} and it is packed again"
+    fix = _fix(path)
     try:
         meta = json.loads((path / "meta.json").read_text())
-        if meta["schema"] != SCHEMA:
+        if meta["schema"] not in _READ:
             raise DataError(f"store {path} has schema {meta['schema']}, this version reads {SCHEMA}; {fix}")
         factors = {}
         if meta["factors"]:
             with np.load(path / "factors.npz", allow_pickle=False) as stored:
                 factors = {name: stored[name] for name in meta["factors"]}
+        images = np.load(path / IMAGES, mmap_mode="r", allow_pickle=False)
+        names = meta["image_names"] or ()
+        if names is True:
+            names = Names(path / "image_names.json", len(images))
+            names.path.stat()  # it is there, though nobody reads it yet
         store = Store(
             name=meta["name"],
-            images=np.load(path / "images.npy", mmap_mode="r", allow_pickle=False),
+            images=images,
             offsets=np.array(meta["offsets"], np.int64),
             class_names=tuple(meta["class_names"]),
-            image_names=tuple(meta["image_names"]),
+            image_names=names,
             factors=factors,
             fingerprint=meta["fingerprint"],
             info=meta["info"],
@@ -139,6 +190,10 @@ def open_store(path: Path, *, verify: bool = False) -> Store:
     if verify and fingerprint(store) != store.fingerprint:
         raise DataError(f"store {path} is damaged: its contents do not match its fingerprint; {fix}")
     return store
+
+
+def _fix(path: Path) -> str:
+    return f"delete the folder {path} and it is packed again"
 
 
 def _problem(store: Store) -> str | None:

@@ -33,7 +33,7 @@ def test_round_trip_is_memory_mapped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened.images, store.images)
     np.testing.assert_array_equal(opened.offsets, store.offsets)
     np.testing.assert_array_equal(opened.factors["scale"], store.factors["scale"])
-    assert (opened.class_names, opened.image_names) == (store.class_names, store.image_names)
+    assert (opened.class_names, tuple(opened.image_names)) == (store.class_names, store.image_names)
     assert (opened.fingerprint, dict(opened.info)) == (store.fingerprint, {"seed": 3})
     assert open_store(tmp_path / "x", verify=True).fingerprint == store.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -85,7 +85,7 @@ def test_full_disk_leaves_the_previous_store(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-@pytest.mark.parametrize("name", ["images.npy", "meta.json", "factors.npz"])
+@pytest.mark.parametrize("name", ["images.npy", "meta.json", "factors.npz", "image_names.json"])
 def test_missing_part(tmp_path: Path, name: str) -> None:
     write_store(tmp_path / "x", small())
     (tmp_path / "x" / name).unlink()
@@ -117,7 +117,7 @@ def test_flipped_pixel_is_found_by_verify_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema": 99}, "has schema 99, this version reads 1; delete the folder"),
+        ({"schema": 99}, "has schema 99, this version reads 2; delete the folder"),
         ({"offsets": [0, 2, 5]}, "offsets do not divide 6 images among 2 classes"),
         ({"offsets": []}, "offsets do not divide"),
         ({"offsets": [0, 0, 6]}, "of at least one image"),
@@ -132,6 +132,27 @@ def test_contradicting_meta(tmp_path: Path, change: dict, words: str) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(DataError, match=words):
         open_store(tmp_path / "x")
+
+
+def test_image_names_are_read_when_asked_for_and_only_then(tmp_path: Path) -> None:
+    opened = write_store(tmp_path / "x", small())
+    (tmp_path / "x" / "image_names.json").write_text("[")
+    assert len(opened.image_names) == 6
+    with pytest.raises(DataError, match="image_names.json cannot be read .*; delete the folder"):
+        opened.image_names[0]
+    (tmp_path / "x" / "image_names.json").write_text('["one"]')
+    with pytest.raises(DataError, match="image_names.json has 1 names for 6 images; delete the folder"):
+        open_store(tmp_path / "x").image_names[0]
+
+
+def test_a_store_of_the_first_schema_is_read(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "x", small())
+    path = tmp_path / "x" / "meta.json"
+    names = json.loads((tmp_path / "x" / "image_names.json").read_text())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 1, "image_names": names}))
+    (tmp_path / "x" / "image_names.json").unlink()
+    first = open_store(tmp_path / "x", verify=True)
+    assert (first.fingerprint, list(first.image_names)) == (store.fingerprint, names)
 
 
 def test_wrong_images_are_refused() -> None:
