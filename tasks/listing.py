@@ -26,7 +26,7 @@ class Source(ABC):
         """Where in the source an image lies, for sources that are much faster read in order."""
         return 0
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Let go of memory and files; a later read opens the source again."""
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -72,22 +73,19 @@ def _stem(name: str, size: int) -> str:
     return f"{name}-{size}-v{VERSION}-"
 
 
-class _alone:  # noqa: N801
-    """Within, no other process packs into the same folder; a process that dies lets go."""
-
-    def __init__(self, path: Path, report: Progress):
-        self.lock, self.report = FileLock(path), report
-
-    def __enter__(self) -> None:
-        while True:
-            try:
-                self.lock.acquire(timeout=1)
-                return
-            except Timeout:
-                self.report("wait for another process that packs data", 0, 0)
-
-    def __exit__(self, *error: object) -> None:
-        self.lock.release()
+@contextmanager
+def _alone(path: Path, report: Progress) -> Iterator[None]:
+    """Within, no other process packs into the same folder; one that dies lets go."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            report("wait for another process that packs data", 0, 0)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _pack(full_name: str, listing: Listing, decoder: Decoder, where: Path, report: Progress) -> None:
