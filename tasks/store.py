@@ -28,7 +28,7 @@ IMAGES = "images.npy"
 _PIECE = 1 << 24  # bytes written or hashed at once
 
 
-class Names(Sequence[str]):
+class Names:
     """Names of images, kept in a file until one of them is asked for."""
 
     def __init__(self, path: Path, count: int):
@@ -54,6 +54,9 @@ class Names(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         return self._names[index]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
 
 @dataclass(frozen=True, eq=False)
 class Store:
@@ -68,7 +71,7 @@ class Store:
     images: UInt8[np.ndarray, "n c h w"]
     offsets: Int64[np.ndarray, "k1"]
     class_names: tuple[str, ...]
-    image_names: Sequence[str] = ()
+    image_names: Sequence[str] | Names = ()
     factors: Mapping[str, Float32[np.ndarray, "_"]] = field(default_factory=dict)
     fingerprint: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
