@@ -143,7 +143,7 @@ def _put(file: int, begin: int, rows: Int64[np.ndarray, "k"], pixels: UInt8[np.n
     """Write images to their rows, each run of neighbours at once; a full disk raises here, not in a memory map."""
     each = pixels[0].nbytes
     for run in _runs(rows):
-        data = memoryview(pixels[run].reshape(-1))
+        data = memoryview(pixels[run].tobytes())
         offset = begin + int(rows[run.start]) * each
         while data:
             written = os.pwrite(file, data, offset)

@@ -1,5 +1,6 @@
 """Every image of a listing, decoded on all cores, in chunks whose order and contents depend on the listing alone."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -69,8 +70,13 @@ def scan(plan: Plan, decoder: Decoder, first: int = 0) -> Iterator[tuple[int, Ch
     few = plan.images - first * CHUNK < _FEW
     workers = 1 if few else joblib.cpu_count()
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator", pre_dispatch=2 * workers, batch_size=1)
-    tasks = (joblib.delayed(decode_all)(*task, decoder) for task in _read(plan, starts))
-    yield from enumerate(parallel(tasks), first)
+    chunks = parallel(joblib.delayed(decode_all)(*task, decoder) for task in _read(plan, starts))
+    try:
+        yield from enumerate(chunks, first)
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a caller who has seen enough leaves work undone
+            chunks.close()
 
 
 def _read(plan: Plan, starts: Iterable[int]) -> Iterator[tuple[list[int], list[str], list[Any]]]:
