@@ -1,11 +1,11 @@
 """Every image of a listing, decoded on all cores, in chunks whose order and contents depend on the listing alone."""
 
-import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import joblib
+import loky
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
@@ -15,6 +15,10 @@ from tasks.listing import Image, Listing
 
 CHUNK = 64  # images decoded at once by one worker: a few megabytes of files
 _FEW = 4096  # images: fewer are decoded here before other processes would have started
+
+
+Task = tuple[list[int], list[str], list[Any]]
+"""Rows, names and contents (bytes, pixels, or the words of what went wrong) of the images of a chunk."""
 
 
 class Chunk(NamedTuple):
@@ -68,19 +72,37 @@ def scan(plan: Plan, decoder: Decoder, first: int = 0) -> Iterator[tuple[int, Ch
     """
     starts = range(first * CHUNK, plan.images, CHUNK)
     few = plan.images - first * CHUNK < _FEW
-    workers = 1 if few else joblib.cpu_count()
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator", pre_dispatch=2 * workers, batch_size=1)
-    chunks = parallel(joblib.delayed(decode_all)(*task, decoder) for task in _read(plan, starts))
+    workers = 1 if few else loky.cpu_count()
+    tasks = _read(plan, starts)
+    if workers == 1:
+        yield from enumerate((decode_all(*task, decoder) for task in tasks), first)
+    else:
+        yield from enumerate(_elsewhere(tasks, decoder, workers), first)
+
+
+def _elsewhere(tasks: Iterable[Task], decoder: Decoder, workers: int) -> Iterator[Chunk]:
+    """Decode in other processes; no more than three chunks a worker are read and not yet taken."""
+    executor = loky.get_reusable_executor(max_workers=workers)
+    pending: deque[Any] = deque()
     try:
-        yield from enumerate(chunks, first)
+        for task in tasks:
+            pending.append(executor.submit(decode_all, *task, decoder))
+            if len(pending) == 3 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except loky.process_executor.BrokenProcessPool as error:
+        raise DataError(
+            "a process that decodes images was ended from outside, perhaps because memory ran out; free memory and run "
+            "again: it goes on where it stood"
+        ) from error
     finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a caller who has seen enough leaves work undone
-            chunks.close()
+        for future in pending:
+            future.cancel()
 
 
-def _read(plan: Plan, starts: Iterable[int]) -> Iterator[tuple[list[int], list[str], list[Any]]]:
-    """Rows, names and contents of each chunk, the content a text where reading failed."""
+def _read(plan: Plan, starts: Iterable[int]) -> Iterator[Task]:
+    """Read chunk by chunk; a source is closed when the next one is begun."""
     source = None
     for start in starts:
         part = plan.order[start : start + CHUNK]

@@ -114,7 +114,7 @@ def test_each_source_is_read_forward_once_and_then_closed() -> None:
 
 def test_other_processes_decode_to_the_same_pixels(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(scan_module, "_FEW", 0)
-    monkeypatch.setattr(scan_module.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(scan_module.loky, "cpu_count", lambda: 2)
     np.testing.assert_array_equal(packed("toy", listing(), DECODER, root=tmp_path).images, expected())
 
 
@@ -123,11 +123,27 @@ def test_reading_runs_ahead_by_a_few_chunks_only(monkeypatch) -> None:
     source = given.classes["a"][0].source
     assert isinstance(source, Arrays)
     monkeypatch.setattr(scan_module, "_FEW", 0)
-    monkeypatch.setattr(scan_module.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(scan_module.loky, "cpu_count", lambda: 2)
     for number, _ in scan(Plan.of(given), DECODER):
-        assert len(source.seen) <= (number + 8) * CHUNK
+        assert len(source.seen) <= (number + 6) * CHUNK
+        time.sleep(0.005)  # slower than those who decode
         if number == 20:
             break
+
+
+class Deadly(Decoder):
+    """Ends the process that decodes."""
+
+    def __call__(self, image, where):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_decoding_process_that_is_killed_is_said(monkeypatch) -> None:
+    monkeypatch.setattr(scan_module, "_FEW", 0)
+    monkeypatch.setattr(scan_module.loky, "cpu_count", lambda: 2)
+    with pytest.raises(DataError, match="a process that decodes images was ended .* goes on where it stood"):
+        list(scan(Plan.of(listing()), Deadly(3, SIDE)))
+    assert len(list(scan(Plan.of(listing()), DECODER))) == 5
 
 
 def test_a_bad_image_leaves_no_store_and_is_named(tmp_path: Path) -> None:
