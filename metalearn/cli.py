@@ -1,7 +1,6 @@
 """The command line: thin commands that load a config, open a run and hand over. Imports nothing heavy by itself."""
 
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metalearn import __version__
-from metalearn.errors import UserError, unknown
+from metalearn.given import choose_device, find_data_root
 from metalearn.mistakes import Stop, Work, explained
 
 if TYPE_CHECKING:
     from metalearn.run import Run
 
-DEVICES = ("auto", "cpu", "cuda")
 JOBS = {
     "pretrain": ("metalearn.jobs", "Pretrain an encoder."),
     "train": ("metalearn.jobs", "Meta-train a learner on episodes, then test it."),
@@ -29,6 +27,9 @@ ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see configs/.", sho
 RunDirectory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting; may be repeated.")
+]
+Options = Annotated[
+    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Option of the dataset; may be repeated.")
 ]
 Out = Annotated[Path | None, typer.Option(help="Run directory; runs/<name of the config> if not given.")]
 DataRoot = Annotated[
@@ -186,52 +187,36 @@ def data_list(data_root: DataRoot = None, debug: Debug = False) -> None:
 
 
 @data.command("prepare")
-def data_prepare(name: Dataset, data_root: DataRoot = None, quiet: Quiet = False, debug: Debug = False) -> None:
+def data_prepare(
+    name: Dataset, set: Options = None, data_root: DataRoot = None, quiet: Quiet = False, debug: Debug = False
+) -> None:
     """Fetch a dataset if need be, verify it and pack it."""
-    with explained(debug):
-        from metalearn import jobs
-        from metalearn.progress import make_progress
-
-        print(jobs.data_prepare(name, find_data_root(data_root, create=True), make_progress(quiet).report))
+    _with_dataset("data_prepare", name, set, data_root, quiet, debug)
 
 
 @data.command("check")
-def data_check(name: Dataset, data_root: DataRoot = None, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Verify a dataset: files, classes, images."""
+def data_check(
+    name: Dataset, set: Options = None, data_root: DataRoot = None, quiet: Quiet = False, debug: Debug = False
+) -> None:
+    """Look at every image of a dataset: counts, sizes, greys, duplicates across parts, what cannot be read."""
+    _with_dataset("data_check", name, set, data_root, quiet, debug)
+
+
+def _with_dataset(
+    job: str, name: str, assignments: list[str] | None, data_root: Path | None, quiet: bool, debug: bool
+) -> None:
     with explained(debug):
         from metalearn import jobs
+        from metalearn.config import override
         from metalearn.progress import make_progress
 
-        print(jobs.data_check(name, find_data_root(data_root), make_progress(quiet).report))
-
-
-def find_data_root(given: Path | None, create: bool = False) -> Path:
-    """Absolute path of the folder of the data. Raises `UserError` if a given one is no folder, unless `create`."""
-    root = (given if given is not None else Path("~/.cache/metalearn")).expanduser().resolve()
-    if root.exists() and not root.is_dir():
-        raise UserError(f"data root {root} is not a folder; give a folder by --data-root or METALEARN_DATA")
-    if given is not None and not create and not root.exists():
-        raise UserError(
-            f"data root {root} does not exist; give an existing folder by --data-root or METALEARN_DATA, "
-            f"or fetch data into it: metalearn data prepare NAME --data-root {given}"
-        )
-    os.makedirs(root, exist_ok=True)
-    return root
-
-
-def choose_device(asked: str) -> str:
-    """``cpu`` or ``cuda`` for auto, cpu or cuda. Raises `UserError` for another name and for a missing GPU."""
-    if asked not in DEVICES:
-        raise UserError(unknown("device", asked, DEVICES))
-    if asked == "cpu":
-        return asked
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if asked == "cuda":
-        raise UserError("--device cuda: no CUDA device is available here; give --device auto or --device cpu")
-    return "cpu"
+        root = find_data_root(data_root, create=job == "data_prepare")
+        progress = make_progress(quiet)
+        try:
+            said = getattr(jobs, job)(name, root, progress.report, override({}, assignments or []))
+        finally:
+            progress.close()
+        print(said)
 
 
 def main() -> None:

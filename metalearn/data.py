@@ -1,17 +1,22 @@
 """Datasets as a config names them: built under a data root, with progress, prepared, checked and listed."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from metalearn.errors import DataError, UserError, unknown
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind
-from tasks.datasets import DATASETS, describe
-from tasks.folders import cache_folder
+from tasks.datasets import DATASETS, ORIGINS, describe
+from tasks.findings import Findings, look_at_listing, look_at_store
+from tasks.packing import stores
 from tasks.progress import Progress, silent
 from tasks.splits import PARTS, Dataset
-from tasks.store import fingerprint
+from tasks.store import fingerprint, open_store
+
+_SHOWN = 5  # images named where naming all would hide the rest; how many there are is always said
 
 
 def build_dataset(kind: Kind, root: Path, report: Progress = silent) -> Dataset:
@@ -20,42 +25,117 @@ def build_dataset(kind: Kind, root: Path, report: Progress = silent) -> Dataset:
     return choice.build(root, report=report, **choice.options)
 
 
-def prepare(name: str, root: Path, report: Progress) -> str:
-    """Find or fetch, verify and pack a dataset; return one line on what there is now."""
-    if name not in DATASETS:
-        raise UserError(unknown("dataset", name, DATASETS))
-    dataset = build_dataset(Kind(kind=name), root, report)
+def prepare(name: str, root: Path, report: Progress, options: Mapping[str, Any] | None = None) -> str:
+    """Find or fetch, verify and pack a dataset; return a few lines on what there is now."""
+    dataset = build_dataset(_kind(name, options), root, report)
     store = dataset.train.store
-    return f"{name}: {len(store.class_names)} classes, {len(store.images)} images of {store.images.shape[1:]}, ready"
+    ready = f"{dataset.label}: {len(store.class_names)} classes, {len(store.images)} images of {store.images.shape[1:]}"
+    return "\n".join([f"{ready}, ready", *_notes(store.info)])
 
 
-def check(name: str, root: Path, report: Progress) -> str:
-    """Verify a dataset and return a table of its parts; raises DataError for what is wrong with it."""
-    if name not in DATASETS:
-        raise UserError(unknown("dataset", name, DATASETS))
-    dataset = build_dataset(Kind(kind=name), root, report)
+def check(name: str, root: Path, report: Progress, options: Mapping[str, Any] | None = None) -> str:
+    """Look at every image of a dataset and return what was found.
+
+    Raises DataError, naming every image that cannot be read, or when the packed images are not what was packed.
+    """
+    kind = _kind(name, options)
+    choice = check_kind("dataset", kind, DATASETS, TABLES["dataset"].skip)
+    origin, findings = ORIGINS.get(name), None
+    if origin is not None and origin.find(root):
+        listing, decoder = origin.open(root, report=report, **choice.options)
+        findings = look_at_listing(listing, decoder, report)
+        if findings.problems:
+            lines = [f"{len(findings.problems)} images of {listing.path} cannot be used:", *findings.problems]
+            raise DataError("\n  ".join(lines))
+    dataset = build_dataset(kind, root, report)
     store = dataset.train.store
+    report("compare the packed images with their fingerprint", 0, 0)
     if fingerprint(store) != store.fingerprint:
         raise DataError(
             f"the packed images of {name} are not what was packed (fingerprint {fingerprint(store)[:16]}, recorded "
             f"{store.fingerprint[:16]}); remove the store that `metalearn data list` names and prepare it again"
         )
     lines = [f"{dataset.label}: no class in two parts; every packed image as it was packed ({store.fingerprint[:16]})"]
-    for part in PARTS:
-        partition = getattr(dataset, part)
-        sizes = sorted(set(np.bincount(partition.labels).tolist()))
-        each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-        lines.append(f"  {part:5} {len(partition.class_names):5} classes x {each} images")
-    return "\n".join(lines)
+    lines += [_counts(dataset, part) for part in PARTS]
+    lines += _described(findings or look_at_store(store, report), dataset, looked_at_files=findings is not None)
+    return "\n".join([*lines, *_notes(store.info)])
 
 
 def overview(root: Path) -> str:
-    """Return two lines a dataset: what it is, and where it is packed, under ``root`` or in the cache, or how to."""
+    """Return what each dataset is, where its files and its packed images are, or what is missing and how to get it."""
     lines = [f"data root: {root}"]
     for name in sorted(DATASETS):
-        folders = dict.fromkeys((root / "stores", cache_folder() / "stores"))
-        packed = [path for folder in folders for path in folder.glob(f"{name}-*")]
-        unpacked = "embedded" if name == "glyphs" else f"not packed: metalearn data prepare {name}"
-        lines.append(f"  {name:10} {describe(name)}")
-        lines += [f"  {'':10} packed: {path}" for path in sorted(packed)] or [f"  {'':10} {unpacked}"]
+        lines.append(f"  {name:14} {describe(name)}")
+        origin = ORIGINS.get(name)
+        found = origin.find(root) if origin else []
+        lines += [f"  {'':14} found: {path} ({what})" for path, what in found]
+        packed = stores(name, root=root)
+        for path in packed:
+            store = open_store(path)
+            size = f"{store.images.nbytes / 1e6:.0f} MB"
+            lines.append(f"  {'':14} packed: {len(store.images)} images of {store.images.shape[1:]}, {size}, in {path}")
+        if origin is None:
+            lines.append(f"  {'':14} embedded: nothing to fetch")
+        elif not found and not packed:
+            lines.append(f"  {'':14} missing: {origin.obtain}")
+        elif not packed:
+            lines.append(f"  {'':14} not packed yet: metalearn data prepare {name}")
     return "\n".join(lines)
+
+
+def _kind(name: str, options: Mapping[str, Any] | None) -> Kind:
+    if name not in DATASETS:
+        raise UserError(unknown("dataset", name, DATASETS))
+    return Kind(kind=name, **(options or {}))
+
+
+def _notes(info: Mapping[str, Any]) -> list[str]:
+    return [f"  note: {note}" for note in info.get("notes", ())]
+
+
+def _counts(dataset: Dataset, part: str) -> str:
+    """Classes and images of a part; every class by name where they differ in size."""
+    partition = getattr(dataset, part)
+    counts = np.bincount(partition.labels, minlength=len(partition.class_names)).tolist()
+    sizes = sorted(set(counts))
+    line = f"  {part:5} {len(counts):5} classes x {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''} images"
+    if len(sizes) == 1:
+        return line
+    each = [f"{name} {count}" for name, count in zip(partition.class_names, counts, strict=True)]
+    return "\n".join([f"{line}:", *(f"        {', '.join(each[i : i + 6])}" for i in range(0, len(each), 6))])
+
+
+def _described(findings: Findings, dataset: Dataset, *, looked_at_files: bool) -> list[str]:
+    lines = []
+    if looked_at_files:
+        sizes = [f"{width}x{height} ({count})" for (width, height), count in findings.sizes.most_common()]
+        more = f" and {len(sizes) - _SHOWN} other sizes" if len(sizes) > _SHOWN else ""
+        lines.append(f"  originals: {', '.join(sizes[:_SHOWN])}{more}; all of them can be read")
+    else:
+        lines.append("  originals: not at hand; what follows is of the packed images")
+    if dataset.train.image_shape[0] == 3:
+        lines.append(f"  without colour: {_some(findings.grey)}")
+    part_of = {name: part for part in PARTS for name in getattr(dataset, part).base_classes}
+    across, within = [], []
+    for group in findings.equal:
+        parts = {part_of[kind] for kind, _ in group if kind in part_of}
+        (across if len(parts) > 1 else within).append(group)
+    if across:
+        lines.append(
+            f"  WARNING: {len(across)} images are in two parts; a test of them is no test. Remove one of each:"
+        )
+        lines += [
+            "    " + " = ".join(f"{name} ({part_of.get(kind, 'no part')}, {kind})" for kind, name in group)
+            for group in across
+        ]
+    else:
+        lines.append("  no image in two parts")
+    lines.append(f"  images that occur again in their part: {_some([' = '.join(n for _, n in g) for g in within])}")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    if not names:
+        return "none"
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)}: {', '.join(names[:_SHOWN])}{more}"

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from tasks import omniglot as omniglot_files
+from tasks.decode import Decoder
 from tasks.errors import DataError, unknown
 from tasks.folders import existing
 from tasks.glyphs import glyph_store
-from tasks.omniglot import BACKGROUND, omniglot_store
+from tasks.listing import Listing
+from tasks.omniglot import BACKGROUND, EVALUATION, omniglot_store
 from tasks.progress import Progress, silent
 from tasks.splits import Dataset, lake, rotated, shuffled, upright, vinyals
 
@@ -42,10 +45,8 @@ def omniglot(
             parts = {part: upright(listed) for part, listed in parts.items()}
         return Dataset.of_classes("omniglot", split, store, parts)
     if split == "lake":
-        first = [store.image_names[start].startswith(f"{BACKGROUND.folder}/") for start in store.offsets[:-1]]
-        background = [name for name, is_first in zip(names, first, strict=True) if is_first]
-        evaluation = [name for name, is_first in zip(names, first, strict=True) if not is_first]
-        parts = lake(background, evaluation, split_seed)
+        sets = store.info["parts"]
+        parts = lake(sets[BACKGROUND.folder], sets[EVALUATION.folder], split_seed)
     else:
         parts = shuffled(names, split_seed, train=1100, val=100)
     if turn:
@@ -87,6 +88,26 @@ def glyphs(
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"glyphs": glyphs, "omniglot": omniglot}
+
+
+class Origin(NamedTuple):
+    """Where the images of a dataset come from.
+
+    ``find(root)``: the files and folders that hold them, each with what it is. ``open(root, report=, **options)``,
+    with the options of the dataset: its listing and decoder, nothing packed. ``obtain``: how to get it, in words.
+    """
+
+    find: Callable[[Path], list[tuple[Path, str]]]
+    open: Callable[..., tuple[Listing, Decoder]]
+    obtain: str
+
+
+def _open_omniglot(root: Path, *, image_size: int, report: Progress, **_: object) -> tuple[Listing, Decoder]:
+    return omniglot_files.listing(root, report=report), omniglot_files.drawing_decoder(image_size)
+
+
+ORIGINS = {"omniglot": Origin(omniglot_files.find, _open_omniglot, omniglot_files.OBTAIN)}
+"""Origin of each dataset that is not embedded in the code."""
 
 
 def describe(name: str) -> str:

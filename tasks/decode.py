@@ -39,7 +39,7 @@ class Decoder:
     invert: bool = False
     side: int | None = None
 
-    def __call__(self, image: bytes | UInt8[np.ndarray, "..."], where: str) -> Decoded:
+    def __call__(self, image: bytes | np.ndarray, where: str) -> Decoded:
         """Decode one image. Raises DataError, led by ``where``, for what is no intact image of an allowed kind."""
         opened = _from_bytes(image, where) if isinstance(image, bytes) else _from_array(image, where)
         width, height = opened.size
@@ -72,6 +72,8 @@ def _from_bytes(data: bytes, where: str) -> Pillow.Image:
             raise DataError(
                 f"{where} has {image.width}x{image.height} pixels, more than {LARGEST:,}; make it smaller or remove it"
             )
+        if image.format == "PNG":
+            Pillow.open(io.BytesIO(data), formats=("PNG",)).verify()  # its checksums, which decoding passes over
         image.load()
     except DataError:
         raise
@@ -93,7 +95,7 @@ def _reason(data: bytes, error: Exception) -> str:
     return str(error)
 
 
-def _from_array(array: UInt8[np.ndarray, "..."], where: str) -> Pillow.Image:
+def _from_array(array: np.ndarray, where: str) -> Pillow.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise DataError(
             f"{where} is an array of {array.dtype} {array.shape}; allowed: uint8 (height, width) or "

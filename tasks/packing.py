@@ -21,7 +21,7 @@ from tasks.progress import Progress, silent
 from tasks.scan import CHUNK, Plan, scan
 from tasks.store import IMAGES, Store, open_store, seal, writing
 
-VERSION = 1  # of the packing: another one gives another store
+VERSION = 2  # of the packing: another one gives another store
 _SAVE_EVERY = 16  # chunks between two marks from which a killed packing goes on
 _MARK = "packed.json"
 
@@ -61,7 +61,7 @@ def newest(name: str, size: int, *, root: Path, cache: Path | None = None) -> St
 
 def stores(name: str, *, root: Path, cache: Path | None = None, size: int | None = None) -> list[Path]:
     """Folders of the stores of a dataset under root and in the cache; of one size, or of all."""
-    pattern = f"{_stem(name, size)}*" if size else f"{name}-*-v{VERSION}-*"
+    pattern = f"{_stem(name, size)}*" if size else f"{name}-[0-9]*"
     return sorted(path for folder in _folders(root, cache) for path in folder.glob(pattern))
 
 

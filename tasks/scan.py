@@ -24,14 +24,15 @@ Task = tuple[list[int], list[str], list[Any]]
 class Chunk(NamedTuple):
     """Decoded images and the rows of the store that they belong to.
 
-    ``sizes``: width and height of the originals; ``grey``: whether all colours are greys; ``problems``: in words, one
-    an image that could not be read or decoded; its pixels are 0.
+    ``sizes``: width and height of the originals; ``grey``: whether all colours are greys; ``readable``: False for an
+    image that could not be read or decoded, whose pixels are 0, and of which ``problems`` speaks.
     """
 
     rows: Int64[np.ndarray, "k"]
     pixels: UInt8[np.ndarray, "k c h w"]
     sizes: Int64[np.ndarray, "k wh"]
     grey: Bool[np.ndarray, "k"]
+    readable: Bool[np.ndarray, "k"]
     problems: list[str]
 
 
@@ -123,7 +124,7 @@ def _read(plan: Plan, starts: Iterable[int]) -> Iterator[Task]:
 def decode_all(rows: list[int], names: list[str], contents: list[Any], decoder: Decoder) -> Chunk:
     """Decode what was read; what cannot be is a problem in words, not an exception."""
     pixels = np.zeros((len(rows), decoder.channels, decoder.size, decoder.size), np.uint8)
-    sizes, grey = np.zeros((len(rows), 2), np.int64), np.zeros(len(rows), bool)
+    sizes, grey, readable = np.zeros((len(rows), 2), np.int64), np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     problems = []
     for place, (name, content) in enumerate(zip(names, contents, strict=True)):
         if isinstance(content, str):
@@ -135,4 +136,5 @@ def decode_all(rows: list[int], names: list[str], contents: list[Any], decoder: 
             problems.append(str(error))
             continue
         pixels[place], sizes[place], grey[place] = image.pixels, (image.width, image.height), image.grey
-    return Chunk(np.array(rows, np.int64), pixels, sizes, grey, problems)
+        readable[place] = True
+    return Chunk(np.array(rows, np.int64), pixels, sizes, grey, readable, problems)

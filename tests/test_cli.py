@@ -8,7 +8,8 @@ import pytest
 from command import Shell
 
 from metalearn import __version__
-from metalearn.cli import JOBS, choose_device, find_data_root
+from metalearn.cli import JOBS
+from metalearn.given import choose_device, find_data_root
 from metalearn.config import dump
 from metalearn.listing import KINDS, listing, summary
 from metalearn.report import build_report
@@ -135,7 +136,15 @@ class TestHandingOver:
         for name, job in made.items():
             monkeypatch.setattr(sys.modules["metalearn.jobs"], name, job, raising=False)
         outcome = shell("data", command, *arguments, "--data-root", "data")
-        assert outcome.out == f"data_{command} {1 if command == 'list' else 3}\n"
+        assert outcome.out == f"data_{command} {1 if command == 'list' else 4}\n"
+
+    @pytest.mark.parametrize("command", ["prepare", "check"])
+    def test_options_of_a_dataset(self, shell, monkeypatch, command):
+        shell.job(module="metalearn.jobs", name="x")
+        job = f"data_{command}"
+        monkeypatch.setattr(sys.modules["metalearn.jobs"], job, lambda *call: f"{call[0]} {call[3]}", raising=False)
+        outcome = shell("data", command, "glyphs", "--set", "image_size=64", "--set", "source=x", "--data-root", "data")
+        assert outcome.out == "glyphs {'image_size': 64, 'source': 'x'}\n"
 
     def test_data_prepare_makes_the_data_root(self, shell, monkeypatch):
         shell.job(module="metalearn.jobs", name="x")
