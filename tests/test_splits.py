@@ -188,9 +188,9 @@ def real(data_root: Path, tmp_path_factory) -> Path:
     """A data root of its own with links to the real files, so that nothing is written beside them."""
     root = tmp_path_factory.mktemp("omniglot")
     for part in (omniglot_module.BACKGROUND, omniglot_module.EVALUATION):
-        found = find(data_root, part)
+        found = find(data_root, (part,))
         assert found, f"{part.folder} is not under {data_root}"
-        (root / found.name).symlink_to(found.resolve())
+        (root / found[0][0].name).symlink_to(found[0][0].resolve())
     shutil.copytree(data_root / "splits", root / "splits")
     return root
 
