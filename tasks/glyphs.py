@@ -21,7 +21,7 @@ from tasks.hashing import below, uniform, words
 from tasks.progress import Progress, silent
 from tasks.store import Store, open_store, write_store
 
-VERSION = 1  # of the drawing: another one gives another store
+VERSION = 2  # of drawing and naming: another one gives another store
 STROKES = 4
 EXTENT = 0.64  # half side of the box that a character fills, in units of half the image's side
 _SAMPLES = 36  # points on a stroke: at most about a pixel apart at 28 x 28
@@ -86,11 +86,12 @@ def draw(name: str, classes: int, instances: int, seed: int, image_size: int, re
         images[part, 0] = render(points, strokes[kind[part]], here["thickness"], image_size)
         report("draw glyphs", min(start + _CHUNK, len(kind)), len(kind))
     digits = max(4, len(str(classes - 1)))
+    first = f"seed{seed}/" if seed else ""  # other seeds draw other characters, which need other names
     return Store(
         name=name,
         images=images,
         offsets=np.arange(classes + 1, dtype=np.int64) * instances,
-        class_names=tuple(f"glyph{k:0{digits}d}" for k in range(classes)),
+        class_names=tuple(f"{first}glyph{k:0{digits}d}" for k in range(classes)),
         factors={key: values.astype(np.float32) for key, values in factors.items()},
         info={"seed": seed, "instances": instances, "version": VERSION},
     )

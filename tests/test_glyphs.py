@@ -194,3 +194,8 @@ def test_settings_out_of_range(setting: dict, words: str) -> None:
 def test_root_absent(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data root .*x is not a folder; create it"):
         glyphs(tmp_path / "x")
+
+
+def test_characters_of_different_seeds_are_different_classes() -> None:
+    first, other = glyph_store(classes=5, instances=2), glyph_store(classes=5, instances=2, seed=3)
+    assert first.class_names[0] == "glyph0000" and other.class_names[0] == "seed3/glyph0000"
