@@ -1,8 +1,7 @@
 """A packed image dataset: one directory with class-sorted uint8 images, memory-mapped.
 
-``images.npy`` (n, c, h, w) uint8 · ``meta.json`` class names, offsets, fingerprint · ``image_names.json``, read when
-asked for: a million names are slow · ``factors.npz`` known factors, if any. It is written to a temporary sibling
-directory and renamed, so a store that exists is complete.
+``images.npy`` (n, c, h, w) uint8 · ``meta.json`` class names, offsets, fingerprint · ``image_names.json``, read late ·
+``factors.npz`` known factors, if any. Written to a temporary sibling and renamed: a store that exists is complete.
 """
 
 import hashlib
@@ -171,7 +170,7 @@ def open_store(path: Path, *, verify: bool = False) -> Store:
         names = meta["image_names"] or ()
         if names is True:
             names = Names(path / "image_names.json", len(images))
-            names.path.stat()  # it is there, though nobody reads it yet
+            names.path.stat()  # it is there, though not read
         store = Store(
             name=meta["name"],
             images=images,
