@@ -116,7 +116,8 @@ def _described(findings: Findings, dataset: Dataset, *, looked_at_files: bool) -
     if dataset.train.image_shape[0] == 3:
         lines.append(f"  without colour: {_some(findings.grey)}")
     part_of = {name: part for part in PARTS for name in getattr(dataset, part).base_classes}
-    across, within = [], []
+    across: list[list[tuple[str, str]]] = []
+    within: list[list[tuple[str, str]]] = []
     for group in findings.equal:
         parts = {part_of[kind] for kind, _ in group if kind in part_of}
         (across if len(parts) > 1 else within).append(group)

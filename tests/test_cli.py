@@ -9,8 +9,8 @@ from command import Shell
 
 from metalearn import __version__
 from metalearn.cli import JOBS
-from metalearn.given import choose_device, find_data_root
 from metalearn.config import dump
+from metalearn.given import choose_device, find_data_root
 from metalearn.listing import KINDS, listing, summary
 from metalearn.report import build_report
 from metalearn.run import open_run
