@@ -19,7 +19,7 @@ class Source(ABC):
     path: Path
 
     @abstractmethod
-    def read(self, key: Any) -> bytes | UInt8[np.ndarray, "h w c"]:
+    def read(self, key: Any) -> bytes | UInt8[np.ndarray, "h w *c"]:
         """Bytes of an image file, or decoded pixels. Raises DataError naming the image when it cannot be read."""
 
     def rank(self, key: Any) -> int:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 HEAD = 512  # bytes that are enough to tell
+HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 class Kind(NamedTuple):
@@ -26,7 +27,7 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": Kind("zstd-compressed", "decompress it by unzstd"),
     b"7z\xbc\xaf\x27\x1c": Kind("a 7z archive", "unpack it"),
     b"Rar!": Kind("a rar archive", "unpack it"),
-    b"\x89HDF\r\n\x1a\n": Kind("an HDF5 file", "rename it to .hdf5"),
+    HDF5: Kind("an HDF5 file", "rename it to .hdf5"),
     b"\x93NUMPY": Kind("a numpy .npy file", "give it in one of the forms that are read here"),
     b"PAR1": Kind("a parquet file", "rename it to .parquet"),
     b"\x89PNG": Kind("a PNG image", "give the folder or archive that holds it"),
