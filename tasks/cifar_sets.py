@@ -21,7 +21,7 @@ CIFAR_FS = ImageSet(
     ),
     archives=re.compile(r"cifar.?(fs|100)", re.IGNORECASE),
     obtain=(
-        "put CIFAR_FS_{train,val,test}.pickle, or the folder or zip that learn2learn fetches (cifar100.zip of its record "
+        "put CIFAR_FS_{train,val,test}.pickle, or the folder or zip that learn2learn fetches (cifar100.zip of record "
         "7978538 on Zenodo), anywhere in the data root"
     ),
 )

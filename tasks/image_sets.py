@@ -51,6 +51,10 @@ class ImageSet:
             raise DataError(f"no {self.title} under {root}: {self.obtain}")
         return self._listed(spot)
 
+    def open(self, root: Path, *, image_size: int, source: str | None, **_: object) -> tuple[Listing, Decoder]:
+        """Find its images, with the options of the dataset; nothing is decoded."""
+        return self.listing(existing(root), source), rgb_decoder(image_size)
+
     def build(
         self, root: Path, image_size: int, source: str | None, cache: Path | None = None, report: Progress = silent
     ) -> Dataset:
@@ -94,8 +98,8 @@ class ImageSet:
             if by_count or by_name:
                 raise DataError(
                     f"{listing.path}: {one} and {other} are swapped ({one} holds {counts[one]} classes, {other} "
-                    f"{counts[other]}; {self.title} has {expected[one]} and {expected[other]}); rename the files of each "
-                    "to the other's name"
+                    f"{counts[other]}; {self.title} has {expected[one]} and {expected[other]}); rename the files "
+                    "of each to the other's name"
                 )
         if counts != expected:
             held = ", ".join(f"{part} {counts[part]}" for part in PARTS)
@@ -103,8 +107,8 @@ class ImageSet:
             missing = [f"{name} of {part}" for part in PARTS for name in self._missing(part, listing)]
             which = f"; missing: {', '.join(missing[:5])}" if missing else ""
             raise DataError(
-                f"{listing.path} holds {held} classes, {self.title} has {wanted}{which}; fetch it again, or give another "
-                "dataset by kind: folder or kind: csv"
+                f"{listing.path} holds {held} classes, {self.title} has {wanted}{which}; fetch it again, or give "
+                "another dataset by kind: folder or kind: csv"
             )
 
     def _missing(self, part: str, listing: Listing) -> list[str]:
@@ -127,8 +131,8 @@ class ImageSet:
         return ""
 
 
-def rgb_decoder(image_size: int, fit: str = "stretch") -> Decoder:
-    """Decode colour images to a square. Raises DataError for a size out of range."""
+def rgb_decoder(image_size: int) -> Decoder:
+    """Decode colour images to a square, its sides stretched. Raises DataError for a size out of range."""
     if not 1 <= image_size <= LARGEST_SIDE:
         raise DataError(f"image_size={image_size}: allowed are 1 to {LARGEST_SIDE} pixels a side")
-    return Decoder(3, image_size, fit="crop" if fit == "crop" else "stretch")
+    return Decoder(3, image_size)

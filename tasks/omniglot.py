@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+
 from tasks.decode import Decoder
 from tasks.download import download
 from tasks.errors import DataError
 from tasks.folders import cache_folder, stores_folder, walk
+from tasks.hdf5 import Hdf5
 from tasks.listing import Image, Listing
 from tasks.packing import newest, packed
 from tasks.progress import Progress, silent
@@ -37,8 +41,13 @@ EVALUATION = Part("images_evaluation", 659, 20, "6b91aef0f799c5bb55b94e3f2daec81
 PARTS = (BACKGROUND, EVALUATION)
 OBTAIN = (
     "it is downloaded by `metalearn data prepare omniglot` (14 MB); without a network, put images_background.zip and "
-    "images_evaluation.zip of github.com/brendenlake/omniglot (folder python), or their unpacked folders, anywhere in "
-    "the data root"
+    "images_evaluation.zip of github.com/brendenlake/omniglot (folder python), their unpacked folders or torchmeta's "
+    "data.hdf5 anywhere in the data root"
+)
+_TORCHMETA = "data.hdf5"  # other datasets of torchmeta have files of this name too
+_ORDER = (
+    "read from torchmeta's data.hdf5, which has the drawings of each character in an order of its own: episodes of the "
+    "same seed are not of the same drawings as with the zips"
 )
 
 
@@ -77,9 +86,8 @@ def drawing_decoder(image_size: int) -> Decoder:
 def find(root: Path, parts: Sequence[Part] = PARTS, cache: Path | None = None) -> list[tuple[Path, str]]:
     """Where the files of the parts lie, under root or among the downloads, and what they are."""
     places = [place for part in parts if (place := _place(root, part, cache)) is not None]
-    if places:
-        return [(place, "zip" if place.suffix == ".zip" else "folder") for place in places]
-    return []
+    what = {".zip": "zip", ".hdf5": "torchmeta's HDF5 file"}
+    return [(place, what.get(place.suffix, "folder")) for place in dict.fromkeys(places)]
 
 
 def listing(
@@ -95,7 +103,7 @@ def listing(
     stamps = []
     for part in parts:
         path = _place(root, part, cache) or _fetch(part, root, cache, report)
-        found, stamp = _characters(path, part)
+        found, stamp = _rows(path, part) if path.suffix == ".hdf5" else _characters(path, part)
         for name, images in found.items():
             if name in owners:
                 raise DataError(f"{name} is in {owners[name]} and in {path}; fetch them again")
@@ -104,19 +112,33 @@ def listing(
         stamps.append(f"{part.folder} {stamp}")
     stamp = hashlib.sha256("\n".join(stamps).encode()).hexdigest()
     where = next(iter(owners.values())).parent
-    return Listing("drawings in Alphabet/characterNN", where, classes, stamp, sets)
+    notes = (_ORDER,) if any(path.suffix == ".hdf5" for path in owners.values()) else ()
+    return Listing("drawings in Alphabet/characterNN", where, classes, stamp, sets, notes)
 
 
 def _place(root: Path, part: Part, cache: Path | None) -> Path | None:
-    """Look for a part's zip or folder: the least deep one under root, a zip first, else the download."""
+    """Look for a part's zip or folder, the least deep under root, or torchmeta's file; else the download."""
     for top in (root, cache_folder(cache) / "omniglot-py"):
         found: list[Path] = []
+        others: list[Path] = []
         for at, folders, files in walk(top):
             found += [at / part.folder] * (part.folder in folders)
             found += [at / f"{part.folder}.zip"] * (f"{part.folder}.zip" in files)
+            others += [at / _TORCHMETA] * (_TORCHMETA in files)
+        found = found or [path for path in others if _of_torchmeta(path)]
         if found:
             return min(found, key=lambda path: (len(path.parts), path.suffix != ".zip", path))
     return None
+
+
+def _of_torchmeta(path: Path) -> bool:
+    source = Hdf5(path)
+    try:
+        return any(part.folder in source.top() for part in PARTS)
+    except DataError:  # said once it is read
+        return path.parent.name == "omniglot"  # as torchmeta names it
+    finally:
+        source.close()
 
 
 def _fetch(part: Part, root: Path, cache: Path | None, report: Progress) -> Path:
@@ -149,7 +171,31 @@ def _characters(path: Path, part: Part) -> tuple[dict[str, list[Image]], str]:
     return {name: sorted(images, key=lambda image: image.name) for name, images in found.items()}, tree.stamp(used)
 
 
-def _check_counts(path: Path, part: Part, drawings: dict[str, int]) -> None:
+class _Inked(Hdf5):
+    """Drawings of torchmeta, which inverted them, as they were: both kinds are then decoded to the same bytes."""
+
+    def read(self, key: tuple[str, int]) -> UInt8[np.ndarray, "h w *c"]:
+        """One drawing (h, w), ink 0. Raises DataError as Hdf5 does."""
+        return 255 - super().read(key)
+
+
+def _rows(path: Path, part: Part) -> tuple[dict[str, list[Image]], str]:
+    """Drawings by ``Alphabet/characterNN`` in torchmeta's file, and its stamp."""
+    source = _Inked(path)
+    found: dict[str, list[Image]] = {}
+    for name, (shape, dtype) in source.datasets().items():
+        folder, _, character = name.partition("/")
+        if folder != part.folder or character.count("/") != 1:
+            continue
+        if dtype != np.uint8 or len(shape) != 3:
+            expected = f"uint8 ({part.drawings}, {SIDE}, {SIDE})"
+            raise DataError(f"{path}: {name} holds {dtype} {shape}, expected {expected}; fetch it again")
+        found[character] = [Image(f"{name}/{row:02d}", source, (name, row)) for row in range(shape[0])]
+    _check_counts(f"{path}, {part.folder}", part, {name: len(images) for name, images in found.items()})
+    return found, source.stamp()
+
+
+def _check_counts(path: object, part: Part, drawings: dict[str, int]) -> None:
     if len(drawings) != part.characters:
         raise DataError(f"{path} holds {len(drawings)} characters, expected {part.characters}; fetch it again")
     for name, count in sorted(Counter(drawings).items()):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -12,8 +13,6 @@ from tasks import hdf5 as hdf5_module
 from tasks import hdf5_index
 from tasks.errors import DataError
 from tasks.hdf5 import Hdf5
-
-h5py = pytest.importorskip("h5py")
 
 DRAWINGS = np.random.default_rng(0).integers(0, 256, (7, 5, 4), np.uint8)
 PHOTOS = np.random.default_rng(1).integers(0, 256, (9, 6, 6, 3), np.uint8)
@@ -97,7 +96,7 @@ def test_rows_in_order_take_each_block_once(path: Path, held: int, blocks: list,
 
 
 def test_rank_follows_the_file(tmp_path: Path) -> None:
-    def late(file: "h5py.File", name: str) -> None:
+    def late(file: h5py.File, name: str) -> None:
         file.create_dataset(name, data=DRAWINGS[:2], track_times=False)
 
     source = Hdf5(write(tmp_path / "x.hdf5", a=late, B=np.zeros((3, 4, 4), np.uint8)))
@@ -151,10 +150,10 @@ def test_what_is_no_image(tmp_path: Path, key: tuple, words: str) -> None:
 
 
 def test_objects_and_large_arrays_are_not_read_whole(tmp_path: Path) -> None:
-    def references(file: "h5py.File", name: str) -> None:
+    def references(file: h5py.File, name: str) -> None:
         file.create_dataset(name, data=[file.ref], dtype=h5py.ref_dtype)
 
-    def pairs(file: "h5py.File", name: str) -> None:
+    def pairs(file: h5py.File, name: str) -> None:
         file.create_dataset(name, (2,), dtype=np.dtype([("a", "i4"), ("b", h5py.string_dtype())]))
 
     source = Hdf5(write(tmp_path / "x.hdf5", words=["a", "bc"], refs=references, pairs=pairs, fixed=np.array([b"ab"])))
@@ -236,21 +235,21 @@ def test_a_file_with_a_head_of_another_program(tmp_path: Path) -> None:
 # what leads out of the file, and traps
 
 
-def outside(file: "h5py.File", name: str) -> None:
+def outside(file: h5py.File, name: str) -> None:
     file[name] = h5py.ExternalLink("secret.hdf5", "/data")
 
 
-def raw_outside(file: "h5py.File", name: str) -> None:
+def raw_outside(file: h5py.File, name: str) -> None:
     file.create_dataset(name, (4, 5, 5), np.uint8, external=[("secret.raw", 0, 100)])
 
 
-def virtual(file: "h5py.File", name: str) -> None:
+def virtual(file: h5py.File, name: str) -> None:
     layout = h5py.VirtualLayout((4, 5, 5), np.uint8)
     layout[:] = h5py.VirtualSource("secret.hdf5", "data", (4, 5, 5))
     file.create_virtual_dataset(name, layout)
 
 
-def growing(file: "h5py.File", name: str) -> None:
+def growing(file: h5py.File, name: str) -> None:
     """A virtual dataset whose very shape is that of the other file."""
     whole = h5py.h5s.create_simple((0, 5, 5), (h5py.h5s.UNLIMITED, 5, 5))
     whole.select_hyperslab((0, 0, 0), (1, 1, 1), block=(h5py.h5s.UNLIMITED, 5, 5))
@@ -259,19 +258,19 @@ def growing(file: "h5py.File", name: str) -> None:
     h5py.h5d.create(file.id, name.encode(), h5py.h5t.NATIVE_UINT8, whole, made)
 
 
-def circle(file: "h5py.File", name: str) -> None:
+def circle(file: h5py.File, name: str) -> None:
     file[f"set/of/{name}"] = file["set"]
 
 
-def large_chunks(file: "h5py.File", name: str) -> None:
+def large_chunks(file: h5py.File, name: str) -> None:
     file.create_dataset(name, (100, 1000, 1000), np.uint8, chunks=(68, 1000, 1000), compression="gzip")
 
 
-def bomb(file: "h5py.File", name: str) -> None:
+def bomb(file: h5py.File, name: str) -> None:
     file.create_dataset(name, (10**7, 100, 100), np.uint8, chunks=(1, 100, 100))
 
 
-def no_text(file: "h5py.File", name: str) -> None:
+def no_text(file: h5py.File, name: str) -> None:
     file[b"\xff\xfe"] = 1
 
 

@@ -108,7 +108,7 @@ FIRST = "images_background/Greek/character01/0000_00.png"
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        (FIRST, png(0)[:60], "background.zip: images_background/Greek/character01/0000_00.png is not a readable image"),
+        (FIRST, png(0)[:60], f"images_background.zip: {FIRST} is not a readable image"),
         (FIRST, b"<html>", "0000_00.png is not a readable image .it is an HTML or XML page"),
         (FIRST, png(0, size=(104, 105)), "0000_00.png is 104x105 pixels, expected 105x105"),
         (FIRST, b"x" * (2 << 20), "0000_00.png is not a readable image .it begins with b'xxxxxxxx'"),

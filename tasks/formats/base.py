@@ -1,5 +1,6 @@
 """What every reader of a dataset format has in common: the folder it reads, what it finds, and one listing of it."""
 
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 from tasks.errors import DataError
 from tasks.listing import Image, Listing
 from tasks.tree import LARGEST_IMAGE, Folder, Tree, TreeSource
+from tasks.tree_base import digest
 
 PARTS = ("train", "val", "test")
 SPELLINGS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -117,7 +119,13 @@ def one_listing(words: str, path: Path, found: Found, label: str = "") -> Listin
             raise DataError(_overlap(path, parts, one, other, shared))
     classes = {name: images for part in parts.values() for name, images in part.items()}
     names = {part: sorted(known) for part, known in parts.items()}
-    return Listing(words, path, classes, found.stamp, names, found.notes, label)
+    return Listing(words, path, classes, _stamp(found, classes), names, found.notes, label)
+
+
+def _stamp(found: Found, classes: Mapping[str, Sequence[Image]]) -> str:
+    """Hash what is in the files and which image is of which class: a list may be read in two ways."""
+    lines = [json.dumps([name, [image.name for image in images]]) for name, images in classes.items()]
+    return digest([found.stamp, *lines])
 
 
 def _overlap(path: Path, parts: Parts, one: str, other: str, shared: list[str]) -> str:

@@ -16,7 +16,7 @@ def _fits(names: Names) -> bool:
 
 
 def _read(shelf: Shelf) -> Found:
-    """Read group ``datasets``: class -> (images, 84, 84, 3) uint8; ``{part}_labels.json`` must list the same classes."""
+    """Read group ``datasets``: class -> (images, 84, 84, 3) uint8; ``{part}_labels.json`` lists the same classes."""
     if not isinstance(shelf.tree, Folder):
         raise DataError(f"{shelf.path}: HDF5 files are read from a folder only; unpack the archive")
     files = part_files(shelf, {part: [f"{part}_data.hdf5"] for part in PARTS}, "torchmeta's files")
@@ -28,7 +28,7 @@ def _read(shelf: Shelf) -> Found:
             kind = place.removeprefix(_GROUP)
             if not place.startswith(_GROUP) or "/" in kind or len(shape) != 4:
                 raise DataError(
-                    f"{shelf.where(name)}: {place} {shape} is no class of images; expected {_GROUP}CLASS (images, h, w, 3)"
+                    f"{shelf.where(name)}: {place} {shape} is no class of images; expected {_GROUP}CLASS (n, h, w, 3)"
                 )
             classes[kind] = [Image(f"{name}: {place} row {row}", source, (place, row)) for row in range(shape[0])]
         _compare(shelf, f"{part}_labels.json", sorted(classes))

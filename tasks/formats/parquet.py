@@ -17,13 +17,14 @@ _PIECE = 256  # rows of images held at once
 
 
 class Parquet(Source):
-    """Images in the column ``image`` of a parquet file; the key of an image is its row. Read forward, piece by piece."""
+    """Images in the column ``image`` of a parquet file; the key of an image is its row. Read forward, in pieces."""
 
     def __init__(self, shelf: Shelf, name: str) -> None:
         self.shelf, self.name = shelf, name
         self.path = shelf.tree.path / (shelf.inside + name)
         self._pieces: Iterator[tuple[int, list[Any]]] | None = None
-        self._start, self._held = 0, []
+        self._start = 0
+        self._held: list[Any] = []
 
     def open(self) -> Any:
         """Open the file. Raises DataError without pyarrow, and for what is no parquet file."""
