@@ -10,8 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_images import (
-    CLASSES, EACH, SIDE, Data, cache, data, write_caches, write_csv, write_folders, write_hdf5, write_labelled,
-    write_parquet, zipped,
+    CLASSES,
+    EACH,
+    SIDE,
+    Data,
+    cache,
+    data,
+    write_caches,
+    write_csv,
+    write_folders,
+    write_hdf5,
+    write_labelled,
+    write_parquet,
+    zipped,
 )  # fmt: skip
 
 from tasks.datasets import mini_imagenet

@@ -32,7 +32,7 @@ def colours(seed: int, images: int = EACH) -> np.ndarray:
 def data(classes: Mapping[str, list[str]] = CLASSES, images: int = EACH) -> Data:
     """Part -> class -> images, all different."""
     found: Data = {part: {} for part in classes}
-    for seed, (part, kind) in enumerate((part, kind) for part in classes for kind in classes[part]):
+    for seed, (part, kind) in enumerate((name, kind) for name in classes for kind in classes[name]):
         found[part][kind] = colours(seed, images)
     return found
 

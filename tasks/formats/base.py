@@ -1,12 +1,13 @@
 """What every reader of a dataset format has in common: the folder it reads, what it finds, and one listing of it."""
 
+import io
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from tasks.errors import DataError
 from tasks.listing import Image, Listing
@@ -61,7 +62,7 @@ class Shelf:
         """All bytes of a file."""
         return self.tree.read(self.inside + name, largest)
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> io.BufferedReader:
         """A seekable file to read from."""
         return self.tree.open(self.inside + name)
 

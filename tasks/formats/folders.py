@@ -58,8 +58,8 @@ def read_folders(shelf: Shelf) -> Found:
     if missing:
         raise DataError(f"{shelf.path} has no folder {' and no folder '.join(missing)}; train, val and test are needed")
     parts, left = {}, []
-    for part, folder in found.items():
-        parts[part], more = classes_in(shelf, f"{folder}/")
+    for part in PARTS:
+        parts[part], more = classes_in(shelf, f"{found[part]}/")
         left += more
     return Found(parts, stamp_of(parts), left_out(left))
 

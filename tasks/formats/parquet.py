@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from tasks.errors import DataError
 from tasks.formats.base import SPELLINGS, Format, Found, Names, Shelf
@@ -33,7 +33,7 @@ class Parquet(Source):
             import pyarrow.parquet
         except ImportError as error:
             raise DataError(
-                f"{where} is a parquet file and reading it needs pyarrow, which is not installed: "
+                f"{where} is a parquet file and reading it needs pyarrow, which cannot be imported ({error}): "
                 "pip install 'metalearn[formats]'"
             ) from error
         file = self.shelf.open(self.name)
@@ -82,7 +82,7 @@ class Parquet(Source):
             ) from error
 
 
-def _kind_of(file: BinaryIO) -> str | None:
+def _kind_of(file: io.BufferedReader) -> str | None:
     """What a file is that is no parquet file, None for one that is."""
     head = file.read(HEAD)
     file.seek(0, io.SEEK_SET)
