@@ -11,7 +11,6 @@ import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,7 +238,8 @@ def test_ours_sampling_neither_reads_nor_moves_the_global_generators():
     code = (
         "import random; import numpy as np; from tasks.episodes import EpisodeSampler\n"
         "def state(): return random.getstate(), np.random.get_state()[1].tolist()\n"
-        "def draw(): return EpisodeSampler(np.arange(40) // 2, ways=5, shots=1, queries=1, seed=3)[7].support.tolist()\n"
+        "sampler = EpisodeSampler(np.arange(40) // 2, ways=5, shots=1, queries=1, seed=3)\n"
+        "def draw(): return sampler[7].support.tolist()\n"
         "first = draw(); random.seed(1); np.random.seed(1); before = state()\n"
         "assert draw() == first and state() == before\n"
     )
