@@ -44,8 +44,8 @@ def main(rounds: int) -> None:
     """Print both ways' least milliseconds and their ratio."""
     capable = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     known = {name: value for name, value in capable.items() if name in ("amx_bf16", "avx512_bf16")}
-    threads = torch.get_num_threads()
-    print(f"torch {torch.__version__}, {threads} threads, {known or 'capabilities unknown'}, best of {rounds} rounds")
+    torch.set_num_threads(1)  # two would measure how busy the machine is
+    print(f"torch {torch.__version__}, 1 thread, {known or 'capabilities unknown'}, best of {rounds} rounds")
     print(f"{'':58} {'slow ms':>9} {'fast ms':>9} {'ratio':>7}")
     for size in SIZES:
         name = f"product {size}x{size}, bfloat16 / float32"

@@ -5,7 +5,6 @@ Each test of a fault is about learn2learn's own code, on drawings made here; see
 
 import functools
 import hashlib
-import inspect
 import math
 import os
 import random
@@ -70,7 +69,7 @@ def drawn_classes(images: torch.Tensor) -> list[int]:
 
 
 @pytest.fixture
-def benchmark(l2l, monkeypatch, tmp_path):
+def tasksets(l2l, monkeypatch, tmp_path):
     monkeypatch.setattr("learn2learn.vision.datasets.full_omniglot.Omniglot", Drawings)
     return lambda: l2l.vision.benchmarks.get_tasksets(
         "omniglot", train_ways=WAYS, train_samples=1, test_ways=WAYS, test_samples=1, root=tmp_path
@@ -81,9 +80,9 @@ def classes_of(taskset) -> set[int]:
     return set(taskset.dataset.labels)
 
 
-def test_every_part_draws_its_tasks_from_all_1623_classes(benchmark):
+def test_every_part_draws_its_tasks_from_all_1623_classes(tasksets):
     """26 % of the training images are of test classes, 78 % of the 5-way tasks hold one, and so on round."""
-    parts = benchmark()
+    parts = tasksets()
     train, val, test = map(classes_of, parts)
     assert [len(train), len(val), len(test)] == [TRAIN, VAL, TEST] and len(train | val | test) == CLASSES
     drawn = {name: [drawn_classes(getattr(parts, name).sample()[0]) for _ in range(400)] for name in parts._fields}
@@ -104,20 +103,17 @@ def test_every_part_draws_its_tasks_from_all_1623_classes(benchmark):
         )
 
 
-def test_its_filtered_datasets_are_built_and_never_sampled(benchmark):
-    parts = benchmark()
+def test_its_filtered_datasets_are_built_and_never_sampled(tasksets):
+    parts = tasksets()
     sampled = [{len(transform.dataset.labels) for transform in part.task_transforms} for part in parts]
     still_wrong(sampled == [{CLASSES}] * 3, f"omniglot_tasksets samples from datasets of {sampled} classes")
 
 
-def test_its_class_split_is_another_each_time(l2l, benchmark):
-    first, second = benchmark(), benchmark()
+def test_its_class_split_is_another_each_time(tasksets):
+    first, second = tasksets(), tasksets()
     shared = len(classes_of(first.train) & classes_of(second.test)) / TEST
-    assert shared == pytest.approx(TRAIN / CLASSES, abs=0.1)  # 68 % of the second's test classes
-    options = inspect.signature(l2l.vision.benchmarks.omniglot_benchmark.omniglot_tasksets).parameters
-    still_wrong(
-        not any("seed" in option or "generator" in option for option in options),
-        f"omniglot_tasksets has an option for its class split: {list(options)}",
+    still_wrong(  # the second tests on what the first trained on, as much as chance has it: 68 %
+        shared == pytest.approx(TRAIN / CLASSES, abs=0.1), f"omniglot_tasksets splits alike: {shared:.1%} shared"
     )
 
 

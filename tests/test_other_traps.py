@@ -61,7 +61,7 @@ def plain_loop(normalise, parameters, images, labels):
 
 
 def test_torch_grad_over_vmap_of_grad_through_batch_norm_is_silently_wrong():
-    """float64: off by 0.08 in a gradient of at most 0.09, for the layer before the norm; all other ways agree."""
+    """float64: the layer before the norm is off by 36 %; the other layers, and all other ways, agree."""
     g = torch.Generator().manual_seed(0)
     shapes = ((HIDDEN, PIXELS), (HIDDEN,), (HIDDEN,), (CLASSES, HIDDEN), (TASKS, IMAGES, PIXELS))
     *parameters, images = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in shapes)
