@@ -6,7 +6,6 @@ import struct
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 from tasks import tree_base
 from tasks.errors import DataError
@@ -50,7 +49,7 @@ class Zip(Tree):
             raise self._damaged(name, EOFError(f"{len(data):,} of {info.file_size:,} bytes are there"))
         return data
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> io.BufferedReader:
         """A seekable file to read from. Raises DataError, also later, while it is read."""
         info = self._member(name)
         try:
