@@ -1,33 +1,18 @@
 """Pickles made to do harm: none is executed, none takes memory or time out of proportion, each is refused in words."""
 
-import io
 import pickle
 import pickletools
-import re
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from evil import ARRAY, read, refused
 
 from tasks import pickle_opcodes
-from tasks.errors import DataError
-from tasks.safe_pickle import load
 
 UNSAFE = "which is no array and no plain container; nothing was executed: do not load it by other means"
-ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR"
 OBJECTS = "holds an array of Python objects, which can hold anything; save it as numbers or as lists"
-
-
-def read(data: bytes):
-    return load(io.BytesIO(data), "evil.pkl")
-
-
-def refused(data: bytes, words: str) -> None:
-    """Reading raises a DataError that names the file and says these words."""
-    with pytest.raises(DataError, match=re.escape(words)) as caught:
-        read(data)
-    assert str(caught.value).startswith("evil.pkl ") and len(str(caught.value)) < 600
 
 
 def dtype(spec: bytes, order: bytes = b"<", more: bytes = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00") -> bytes:

@@ -1,34 +1,21 @@
 """Pickles that claim, copy, nest or repeat without end, and pickles with random damage: data or a DataError."""
 
-import io
 import pickle
-import re
 import struct
 
 import numpy as np
 import pytest
+from evil import ARRAY, read, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from python2 import PROTOCOLS, cache
 
 from tasks import pickle_machine
 from tasks.errors import DataError
-from tasks.safe_pickle import load
 
 AGAIN = "copies what it holds again and again; refused as a bomb"
 NESTED = "nests containers in themselves or more than 100 deep; no data does"
 EMPTY = {"list": b"]", "tuple": b")", "dict": b"}"}
-
-
-def read(data: bytes):
-    return load(io.BytesIO(data), "evil.pkl")
-
-
-def refused(data: bytes, words: str) -> None:
-    """Reading raises a DataError that names the file and says these words."""
-    with pytest.raises(DataError, match=re.escape(words)) as caught:
-        read(data)
-    assert str(caught.value).startswith("evil.pkl ") and len(str(caught.value)) < 600
 
 
 class TestClaims:
@@ -70,11 +57,17 @@ class TestClaims:
 
 
 class TestCopies:
-    @pytest.mark.parametrize("name", [b"c__builtin__\nbytearray\n", b"cnumpy.core.numeric\n_frombuffer\n"])
-    def test_the_same_bytes_again_and_again(self, name):
-        refused(
-            b"B" + struct.pack("<I", 10_000) + bytes(10_000) + b"q\x00" + (name + b"h\x00\x85R0") * 3 + b"N.", AGAIN
-        )
+    @pytest.mark.parametrize(
+        "once",
+        [
+            b"c__builtin__\nbytearray\nh\x00\x85R0",
+            ARRAY + b"(K\x01(M\x10\x27tcnumpy\ndtype\n(Vb1\ntR(K\x03V|\nNNNK\x01K\x01K\x00tb\x89h\x00tb0",
+        ],
+    )
+    def test_the_same_bytes_again_and_again(self, once):
+        begin = b"B" + struct.pack("<I", 10_000) + bytes(10_000) + b"q\x00"
+        assert read(begin + once * 2 + b"N.") is None
+        refused(begin + once * 3 + b"N.", AGAIN)
 
     def test_the_same_text_again_and_again(self):
         once = b"c_codecs\nencode\nh\x00\x8c\x06latin1\x86R0"
@@ -93,7 +86,7 @@ class TestCopies:
 
 
 class TestNesting:
-    @pytest.mark.parametrize("levels", [101, 10_000, 1_000_000])
+    @pytest.mark.parametrize("levels", [101, 30_000])
     def test_deep_containers_are_refused(self, levels):
         refused(b"]" * levels + b"a" * (levels - 1) + b".", NESTED)
         refused(b")" + b"\x85" * levels + b".", NESTED)
@@ -116,16 +109,13 @@ class TestNesting:
         )
         assert read(EMPTY[kind] + b"q\x00" + (double % twice + b"q\x00") * 3 + b".")
 
-    @pytest.mark.parametrize("levels", [40, 1_000_000])
+    @pytest.mark.parametrize("levels", [40, 30_000])
     def test_what_is_shown_in_a_message_is_short(self, levels):
         laughs = b")" + b"2\x86" * levels
         for spec in (laughs, b"(" + laughs + b"N" * 1000 + b"t", b"X" + struct.pack("<I", 10**6) + b"a" * 10**6):
             refused(b"\x80\x04cnumpy\ndtype\n" + spec + b"\x85R.", "holds an array of the dtype ")
-        begin = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR(K\x01"
-        refused(
-            begin + laughs + b"cnumpy\ndtype\n(V?\ntR(K\x03V|\nNNNJ\xff\xff\xff\xffK\x01K\x00tbNC\x00tb.",
-            "of the shape",
-        )
+        kind = b"cnumpy\ndtype\n(Vb1\ntR(K\x03V|\nNNNK\x01K\x01K\x00tb"
+        refused(ARRAY + b"(K\x01" + laughs + kind + b"NC\x00tb.", "an array of the shape (a tuple, a tuple); it is")
         refused(
             b"c_codecs\nencode\n(" + laughs + laughs + b"tR.", "encodes (a tuple, a tuple) as (a tuple, a tuple); only"
         )
