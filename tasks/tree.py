@@ -20,7 +20,7 @@ from tasks.zip_tree import Zip
 __all__ = ["LARGEST_IMAGE", "Folder", "Tar", "Tree", "TreeSource", "Zip", "open_tree"]
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_NO_FILE = OSError(0, "it is no regular file")
+_NO_FILE = "it is no regular file"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
 
@@ -107,7 +107,7 @@ class Folder(Tree):
         self._place(name)
         state = self._state(name)
         if not stat.S_ISREG(state.st_mode):
-            raise self._unreadable(name, _NO_FILE)
+            raise self._unreadable(name, OSError(0, _NO_FILE))
         return f"{name}:{state.st_size}:{state.st_mtime_ns}"
 
     def _state(self, name: str) -> os.stat_result:
@@ -184,7 +184,7 @@ class _File(io.FileIO):
         self._error = error
         if not stat.S_ISREG(os.fstat(self.fileno()).st_mode):
             self.close()
-            raise _NO_FILE
+            raise OSError(0, _NO_FILE)
 
     def readinto(self, buffer: Any) -> int | None:
         """Read as much as there is, up to the buffer's size."""

@@ -137,9 +137,9 @@ PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), np.generi
 
 
 def is_plain(value) -> bool:
-    """Whether a value is what a pickle of data may hold; every array is summed, so that all its bytes are touched."""
+    """Whether a value is what a pickle of data may hold; of every array all bytes are touched."""
     if isinstance(value, np.ndarray):
-        return value.dtype.kind in "biufcSU" and isinstance(repr(value.tobytes() and value), str)
+        return value.dtype.kind in "biufcSU" and len(value.tobytes()) == value.nbytes and bool(repr(value))
     if type(value) is dict:
         return all(isinstance(key, PLAIN) for key in value) and all(map(is_plain, value.values()))
     if type(value) in (list, tuple, set, frozenset):
