@@ -146,7 +146,7 @@ class TestOverride:
 
     def test_unknown_path_offers_the_closest(self):
         found = message("pretraining.training.epoch=3")
-        assert "b.yaml: pretraining.training: unknown key 'epoch'; did you mean 'epochs'? allowed: batch_size," in found
+        assert "b.yaml: pretraining.training: unknown key 'epoch'; did you mean 'epochs'? allowed: augmentation," in found
 
 
 class TestMessages:
