@@ -34,13 +34,14 @@ def adjust_hue(images: Float[Tensor, "n 3 h w"], shift: Float[Tensor, " n"]) -> 
     red, green, blue.
     """
     red, green, blue = images.unbind(1)
-    low, value = images.aminmax(dim=1)
-    chroma = value - low
+    value = torch.maximum(torch.maximum(red, green), blue)  # ten times as fast on a CPU as images.amax(1)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
     divisor = torch.where(chroma > 0, chroma, 1.0)  # a grey has no hue: any will do
-    hue = torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
-    hue = torch.where(value == red, (green - blue) / divisor, hue) + 6 * shift.view(-1, 1, 1)
-    turned = [(hue + offset).remainder(6) for offset in (5, 3, 1)]
-    return torch.stack([value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1) for k in turned], dim=1)
+    hue = torch.where(value == green, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4))
+    hue = torch.where(value == red, (green - blue).div_(divisor), hue).add_(6 * shift.view(-1, 1, 1))
+    turned = [(hue + offset).remainder_(6) for offset in (5, 3, 1)]
+    channels = [value - torch.minimum(k, 4 - k).clamp_(0, 1).mul_(chroma) for k in turned]
+    return torch.stack(channels, dim=1).clamp_(0, 1)  # one rounding may leave it
 
 
 def grey(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
