@@ -13,9 +13,6 @@ from gvae.pretrain import batches
 from gvae.traverse import guided_latents, kl_per_latent, latent_names, tile, traversal
 from metalearn.augmentation import build_augment
 from metalearn.data import build_dataset
-from metalearn.data import check as data_check
-from metalearn.data import overview as data_list
-from metalearn.data import prepare as data_prepare
 from metalearn.encoders import pretrain_encoder
 from metalearn.errors import UserError
 from metalearn.extractors import require_provenance
@@ -32,7 +29,7 @@ from metalearn.testing import Tested, make_cell
 from tasks.folders import cache_folder
 from tasks.splits import PARTS
 
-__all__ = ["data_check", "data_list", "data_prepare", "extract", "measure", "pretrain", "quickstart", "train"]
+__all__ = ["extract", "measure", "pretrain", "quickstart", "train"]
 
 
 def pretrain(config: PretrainConfig, run: Run, *, data_root: Path, device: str) -> None:
