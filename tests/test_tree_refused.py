@@ -236,7 +236,8 @@ class TestBombs:
         refused(path, f"unpacks {path.stat().st_size:,} bytes to {2**40 + 511:,} or more, over 200 times as many")
 
     def test_a_tar_of_folders_only(self, tmp_path):
-        path = tarred(tmp_path / "x.tar.gz", [member("a/", type=tarfile.DIRTYPE)] * 4000)
+        path = tmp_path / "x.tar.gz"
+        path.write_bytes(gzip.compress(member("a/", type=tarfile.DIRTYPE)[0].tobuf() * 4000))
         refused(path, "or more, over 200 times as many: refused as a decompression bomb")
 
     def test_what_follows_the_end_mark_of_a_tar(self, tmp_path):
