@@ -230,6 +230,16 @@ class TestBombs:
         path = tarred(tmp_path / f"x.tar.{suffix}", files)
         refused(path, "or more, over 200 times as many: refused as a decompression bomb; fetch it from its source, or")
 
+    def test_a_tar_that_claims_more_than_it_holds(self, tmp_path):
+        path = tmp_path / "x.tar.gz"
+        path.write_bytes(gzip.compress(member("0", size=2**40)[0].tobuf(tarfile.GNU_FORMAT) + bytes(10_000)))
+        refused(path, f"unpacks {path.stat().st_size:,} bytes to {2**40 + 511:,} or more, over 200 times as many")
+
+    def test_a_tar_of_folders_only(self, tmp_path):
+        path = tmp_path / "x.tar.gz"
+        path.write_bytes(gzip.compress(member("a/", type=tarfile.DIRTYPE)[0].tobuf() * 4000))
+        refused(path, "or more, over 200 times as many: refused as a decompression bomb")
+
     def test_what_follows_the_end_mark_of_a_tar(self, tmp_path):
         path = tmp_path / "x.tar.gz"
         path.write_bytes(gzip.compress(tarred(tmp_path / "x.tar", GOOD).read_bytes() + bytes(50_000_000)))
