@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tasks import omniglot as omniglot_files
+from tasks import oneshot
 from tasks.decode import Decoder
 from tasks.errors import DataError, unknown
 from tasks.folders import existing
@@ -87,7 +88,11 @@ def glyphs(
     return Dataset.of_classes("glyphs", "random", store, parts)
 
 
-DATASETS: dict[str, Callable[..., Dataset]] = {"glyphs": glyphs, "omniglot": omniglot}
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "glyphs": glyphs,
+    "omniglot": omniglot,
+    "omniglot-runs": oneshot.omniglot_runs,
+}
 
 
 class Origin(NamedTuple):
@@ -106,7 +111,14 @@ def _open_omniglot(root: Path, *, image_size: int, report: Progress, **_: object
     return omniglot_files.listing(root, report=report), omniglot_files.drawing_decoder(image_size)
 
 
-ORIGINS = {"omniglot": Origin(omniglot_files.find, _open_omniglot, omniglot_files.OBTAIN)}
+def _open_runs(root: Path, *, image_size: int, report: Progress, **_: object) -> tuple[Listing, Decoder]:
+    return oneshot.listing(root, report=report), omniglot_files.drawing_decoder(image_size)
+
+
+ORIGINS = {
+    "omniglot": Origin(omniglot_files.find, _open_omniglot, omniglot_files.OBTAIN),
+    "omniglot-runs": Origin(oneshot.find, _open_runs, oneshot.OBTAIN),
+}
 """Origin of each dataset that is not embedded in the code."""
 
 
