@@ -149,6 +149,7 @@ def test_the_commands_know_them(root: Path) -> None:
     as_zip(root, place="runs")
     assert f"found: {root / 'runs' / 'all_runs.zip'} (zip)" in overview(root)
     told = check("omniglot-runs", root, lambda *_: None)
+    assert f"\n  from {root / 'runs' / 'all_runs.zip'} (zip)\n" in told
     assert "test      6 classes x 2 images" in told and "no image in two parts" in told
     assert "note: the runs show characters of the evaluation set under other names: an encoder that was" in told
 
