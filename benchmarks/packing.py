@@ -41,6 +41,7 @@ class Files(Source):
             self.files.append(file.getvalue())
 
     def read(self, key: int) -> bytes:
+        """Bytes of a file."""
         return self.files[key % 10]
 
 
@@ -107,7 +108,8 @@ def main(rounds: int) -> None:
         print(f"{f'{width}x{height} JPEG':28} {cells}   all cores / loop {speed[2] / speed[0]:.2f}   spread {spread}")
     for images in (10_000, 40_000):
         took, megabytes = highest(images)
-        print(f"packing {images} images: {took:.1f} s, {images * 84 * 84 * 3 / 1e6:.0f} MB written, {megabytes:.0f} MB held")
+        written = images * 84 * 84 * 3 / 1e6
+        print(f"packing {images} images: {took:.1f} s, {written:.0f} MB written, {megabytes:.0f} MB held")
 
 
 if __name__ == "__main__":

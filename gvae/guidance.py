@@ -13,44 +13,17 @@ from torch import Tensor, nn
 
 from gvae.errors import ModelError
 from gvae.nets import ImageShape
+from gvae.warp import VALUES, sampling_matrix, warp
 
 TRANSFORMS = {"rotation": 1, "scale": 1, "translation": 2, "shear": 1}
 """Geometric slots and how many latents each takes."""
 
-_OUTPUTS = {"rotation": 1, "scale": 2, "translation": 2, "shear": 1}
 _STEPS = {
     "rotation": 0.3,
     "scale": 0.1,
     "translation": 0.1,
     "shear": 0.2,
 }  # effect of one posterior sd at the start
-
-
-def sampling_matrix(name: str, values: Float[Tensor, "n k"]) -> Float[Tensor, "n 3 3"]:
-    """Homogeneous matrix taking an output position to where the image is read, in [-1, 1] coordinates (x, y).
-
-    ``values``: rotation, radians (n, 1), counter-clockwise as seen; scale, two factors (n, 2), a factor of 0.5
-    doubles the size; translation, (n, 2) in half image widths; shear, (n, 1). As ``affine_grid`` reads it.
-    """
-    matrix = torch.eye(3, dtype=values.dtype, device=values.device).repeat(len(values), 1, 1)
-    if name == "rotation":
-        cos, sin = values[:, 0].cos(), values[:, 0].sin()
-        matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 0], matrix[:, 1, 1] = cos, -sin, sin, cos
-    elif name == "scale":
-        matrix[:, 0, 0], matrix[:, 1, 1] = values[:, 0], values[:, 1]
-    elif name == "translation":
-        matrix[:, 0, 2], matrix[:, 1, 2] = values[:, 0], values[:, 1]
-    elif name == "shear":
-        matrix[:, 0, 1] = values[:, 0]
-    else:
-        raise ModelError(f"unknown transform {name!r}; allowed: {', '.join(TRANSFORMS)}")
-    return matrix
-
-
-def warp(images: Float[Tensor, "n c h w"], matrix: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n c h w"]:
-    """Read ``images`` through sampling matrices: bilinear, zeros outside, pixel centres (align_corners=False)."""
-    grid = F.affine_grid(matrix[:, :2], list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
 
 
 class LightOutput(NamedTuple):
@@ -89,7 +62,7 @@ class LightDecoder(nn.Module):
         pixels = image_shape[0] * image_shape[1] * image_shape[2]
         self.components = nn.Linear(content, pixels)
         self.gain = nn.Parameter(torch.ones(content)) if unit_norm else None
-        self.maps = nn.ModuleDict({name: nn.Linear(TRANSFORMS[name], _OUTPUTS[name]) for name in self.transforms})
+        self.maps = nn.ModuleDict({name: nn.Linear(TRANSFORMS[name], VALUES[name]) for name in self.transforms})
 
     @torch.no_grad()
     def start_at_identity(self) -> None:

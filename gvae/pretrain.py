@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gvae.augment import Augment
 from gvae.checkpoint import save_state
 from gvae.errors import ModelError
 from gvae.objective import Batch, Phase, VAEObjective
 from gvae.recorder import Recorder
 from gvae.state import identify, restore, snapshot
-from gvae.traverse import preview
+from gvae.traverse import preview, preview_augmentation
 
 LOG_EVERY = 25  # steps between two records; states are saved at these steps only, so no average is lost
 
@@ -53,6 +54,7 @@ def pretrain(
     *,
     training: Training,
     seed: int,
+    augment: Augment | None = None,
     device: str | torch.device = "cpu",
     state: Path | None = None,
     recorder: Recorder | None = None,
@@ -60,10 +62,11 @@ def pretrain(
 ) -> VAEObjective:
     """Train ``objective`` on images (uint8, kept on the device) and labels; return it in eval mode.
 
-    The order of an epoch and the noise of a step depend on (seed, epoch) and (seed, step) alone. With ``state`` the
-    run continues from that file where it exists, to bitwise the weights of an uninterrupted run on a CPU.
-    ``monitor`` runs after every epoch, its numbers are recorded. Raises ModelError on a non-finite loss, before
-    the step that it would spoil, and on a state of another run.
+    The order of an epoch, and the noise and augmentation of a step, depend on (seed, epoch) and (seed, step) alone.
+    With ``state`` the run continues from that file where it exists, to bitwise the weights of an uninterrupted run on
+    a CPU. ``augment`` changes every image of every batch, each on its own. ``monitor`` runs after every epoch, its
+    numbers are recorded. Raises ModelError on a non-finite loss, before the step that it would spoil, on a state of
+    another run, and on a jitter that the images cannot have.
     """
     recorder = recorder or Recorder()
     device = torch.device(device)
@@ -73,13 +76,16 @@ def pretrain(
     optimisers = build_optimisers(phases, training)
     steps = _steps_per_epoch(len(images), training.batch_size)
     total = steps * training.epochs
-    identity = identify(objective, images, labels, asdict(training), seed) if state else {}
+    identity = identify(objective, images, labels, describe(training, augment), seed) if state else {}
     done = restore(state, objective, optimisers, identity) if state else 0
     meter = Meter()
     saved = time.monotonic()
     recorder.progress(done, total, f"epoch {done // steps + 1}/{training.epochs}")
     for step in range(done, total):
         batch = draw(images, labels, step, steps, training.batch_size, seed)
+        if augment:
+            plain = batch.images
+            batch = batch._replace(images=augment(plain, seeded(device, seed, 3, step)))
         learning_rate = _learning_rate(training, step, total)
         for phase in phases:
             optimiser = optimisers[phase.optimiser]
@@ -100,6 +106,8 @@ def pretrain(
             )
         if epoch_ends:
             report_epoch(objective, images, step + 1, recorder, monitor)
+            if augment:
+                preview_augmentation(plain, batch.images, step + 1, recorder)
         due = (step + 1) % LOG_EVERY == 0 and time.monotonic() - saved >= training.checkpoint_seconds
         if state and (due or step + 1 == total):
             save_state(state, snapshot(objective, optimisers, identity, step + 1))
@@ -126,10 +134,19 @@ def draw(
 ) -> Batch:
     """Return the batch of a step: a slice of the epoch's seeded permutation, images as floats in [0, 1]."""
     epoch, position = divmod(step, steps)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(seed, 1, epoch)))
+    order = torch.randperm(len(images), generator=seeded("cpu", seed, 1, epoch))
     index = order[position * batch_size : (position + 1) * batch_size].to(images.device)
-    generator = torch.Generator(images.device).manual_seed(mix(seed, 2, step))
-    return Batch(images[index].float().mul_(1 / 255), labels[index], generator)
+    return Batch(images[index].float().mul_(1 / 255), labels[index], seeded(images.device, seed, 2, step))
+
+
+def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:
+    """Return a generator on a device, seeded by all of the numbers: seed, kind of randomness, step."""
+    return torch.Generator(device).manual_seed(mix(*numbers))
+
+
+def describe(training: Training, augment: Augment | None) -> dict[str, Any]:
+    """Return how to train as plain data; augmentation is named only where there is one."""
+    return {**asdict(training), **({"augmentation": augment.settings()} if augment else {})}
 
 
 def check_finite(loss: Tensor, terms: Mapping[str, Tensor], phase: str, step: int) -> dict[str, Tensor]:

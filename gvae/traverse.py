@@ -76,6 +76,13 @@ def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int
     recorder.images(step, "traversal/most_informative", tile(traversal(vae, shown[:1], busiest)))
 
 
+def preview_augmentation(
+    images: Float[Tensor, "n c h w"], augmented: Float[Tensor, "n c h w"], step: int, recorder: Recorder
+) -> None:
+    """Record a row of images and, under it, a row of the same as they were trained on."""
+    recorder.images(step, "augmentation", tile(torch.stack([images[:SHOWN], augmented[:SHOWN]])))
+
+
 def _to_unit(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     return (images - low) / (high - low).clamp_min(1e-12)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metalearn.augmentation import build_augment
 from metalearn.cells import Cell, Mode, slug
 from metalearn.data import build_dataset
 from metalearn.errors import UserError
@@ -71,7 +72,10 @@ def bench(config: BenchConfig, run: Run, *, data_root: Path, device: str) -> Rep
 
 
 def check_settings(shared: Bench) -> None:
-    """Refuse before any work what would fail after hours: episodes that the part cannot give, learner options."""
+    """Refuse before any work what would fail after hours: impossible episodes, learner options, augmentation."""
+    for training in (shared.config.pretraining.training, shared.config.meta_training):
+        if training is not None:
+            build_augment(training.augmentation, shared.dataset.train.image_shape[0])
     for setting in shared.config.episodes.settings:
         shared.tested.sampler(setting)
     for name, kind in shared.config.learners.items():

@@ -181,9 +181,9 @@ def list_(
 def data_list(data_root: DataRoot = None, debug: Debug = False) -> None:
     """List the datasets and which are ready under the data root."""
     with explained(debug):
-        from metalearn import jobs
+        from metalearn.data import overview
 
-        print(jobs.data_list(find_data_root(data_root)))
+        print(overview(find_data_root(data_root)))
 
 
 @data.command("prepare")
@@ -191,7 +191,7 @@ def data_prepare(
     name: Dataset, set: Options = None, data_root: DataRoot = None, quiet: Quiet = False, debug: Debug = False
 ) -> None:
     """Fetch a dataset if need be, verify it and pack it."""
-    _with_dataset("data_prepare", name, set, data_root, quiet, debug)
+    _with_dataset("prepare", name, set, data_root, quiet, debug)
 
 
 @data.command("check")
@@ -199,21 +199,21 @@ def data_check(
     name: Dataset, set: Options = None, data_root: DataRoot = None, quiet: Quiet = False, debug: Debug = False
 ) -> None:
     """Look at every image of a dataset: counts, sizes, greys, duplicates across parts, what cannot be read."""
-    _with_dataset("data_check", name, set, data_root, quiet, debug)
+    _with_dataset("check", name, set, data_root, quiet, debug)
 
 
 def _with_dataset(
     job: str, name: str, assignments: list[str] | None, data_root: Path | None, quiet: bool, debug: bool
 ) -> None:
     with explained(debug):
-        from metalearn import jobs
+        from metalearn import data as work
         from metalearn.config import override
         from metalearn.progress import make_progress
 
-        root = find_data_root(data_root, create=job == "data_prepare")
+        root = find_data_root(data_root, create=job == "prepare")
         progress = make_progress(quiet)
         try:
-            said = getattr(jobs, job)(name, root, progress.report, override({}, assignments or []))
+            said = getattr(work, job)(name, root, progress.report, override({}, assignments or []))
         finally:
             progress.close()
         print(said)

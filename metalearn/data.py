@@ -1,6 +1,6 @@
 """Datasets as a config names them: built under a data root, with progress, prepared, checked and listed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ import numpy as np
 from metalearn.errors import DataError, UserError, unknown
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind
-from tasks.datasets import DATASETS, ORIGINS, describe
+from tasks.datasets import DATASETS, describe
 from tasks.findings import Findings, look_at_listing, look_at_store
+from tasks.origins import ORIGINS
 from tasks.packing import stores
 from tasks.progress import Progress, silent
 from tasks.splits import PARTS, Dataset
@@ -41,8 +42,9 @@ def check(name: str, root: Path, report: Progress, options: Mapping[str, Any] | 
     kind = _kind(name, options)
     choice = check_kind("dataset", kind, DATASETS, TABLES["dataset"].skip)
     origin, findings = ORIGINS.get(name), None
-    files = origin.find(root) if origin else []
-    if origin is not None and files:
+    given = origin is not None and (origin.find is None or choice.options.get("source"))
+    files = origin.find(root) if origin is not None and origin.find is not None and not given else []
+    if origin is not None and (given or files):
         listing, decoder = origin.open(root, report=report, **choice.options)
         findings = look_at_listing(listing, decoder, report)
         if findings.problems:
@@ -68,21 +70,43 @@ def overview(root: Path) -> str:
     lines = [f"data root: {root}"]
     for name in sorted(DATASETS):
         lines.append(f"  {name:14} {describe(name)}")
-        origin = ORIGINS.get(name)
-        found = origin.find(root) if origin else []
-        lines += [f"  {'':14} found: {path} ({what})" for path, what in found]
-        packed = stores(name, root=root)
-        for path in packed:
-            store = open_store(path)
-            size = f"{store.images.nbytes / 1e6:.0f} MB"
-            lines.append(f"  {'':14} packed: {len(store.images)} images of {store.images.shape[1:]}, {size}, in {path}")
-        if origin is None:
-            lines.append(f"  {'':14} embedded: nothing to fetch")
-        elif not found and not packed:
-            lines.append(f"  {'':14} missing: {origin.obtain}")
-        elif not packed:
-            lines.append(f"  {'':14} not packed yet: metalearn data prepare {name}")
+        lines += [f"  {'':14} {line}" for line in _state(name, root)]
     return "\n".join(lines)
+
+
+def _state(name: str, root: Path) -> Iterator[str]:
+    """What is there of a dataset, a line each, and what to do next."""
+    origin = ORIGINS.get(name)
+    found: list[tuple[Path, str]] = []
+    if origin is not None and origin.find is not None:
+        try:
+            found = origin.find(root)
+        except DataError as error:  # the others are listed all the same
+            yield f"cannot be read: {error}"
+            return
+    for path, what in found:
+        yield f"found: {path} ({what})"
+    packed = stores(name, root=root)
+    for path in packed:
+        try:
+            yield _packed(path)
+        except DataError as error:
+            yield f"packed, but {error}"
+    if origin is None:
+        yield "embedded: nothing to fetch"
+    elif origin.find is None:
+        yield f"yours: {origin.obtain}"
+    elif not found and not packed:
+        yield f"missing: {origin.obtain}"
+    elif not packed:
+        yield f"not packed yet: metalearn data prepare {name}"
+
+
+def _packed(path: Path) -> str:
+    store = open_store(path)
+    of = f" of {store.info['source']}" if store.info.get("source") else ""
+    size = f"{store.images.nbytes / 1e6:.0f} MB"
+    return f"packed: {len(store.images)} images{of}, {store.images.shape[1:]} each, {size}, in {path}"
 
 
 def _kind(name: str, options: Mapping[str, Any] | None) -> Kind:
@@ -120,7 +144,8 @@ def _described(findings: Findings, dataset: Dataset, *, looked_at_files: bool) -
     if dataset.train.image_shape[0] == 3:
         lines.append(f"  without colour: {_some(findings.grey)}")
     part_of = {name: part for part in PARTS for name in getattr(dataset, part).base_classes}
-    across, within = [], []
+    across: list[list[tuple[str, str]]] = []
+    within: list[list[tuple[str, str]]] = []
     for group in findings.equal:
         parts = {part_of[kind] for kind, _ in group if kind in part_of}
         (across if len(parts) > 1 else within).append(group)

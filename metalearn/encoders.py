@@ -13,6 +13,7 @@ from gvae.objective import VAEObjective
 from gvae.objectives import OBJECTIVES
 from gvae.pretrain import Training, pretrain
 from gvae.recorder import Recorder
+from metalearn.augmentation import build_augment
 from metalearn.cache import code_fingerprint, key_of
 from metalearn.evaluate import evaluate_features
 from metalearn.extractors import PosteriorMean
@@ -60,7 +61,7 @@ def pretrain_encoder(
 ) -> Path:
     """Pretrain on the training classes, resuming from ``folder/state.pt``; return ``folder/encoder.safetensors``.
 
-    Its metadata says what it saw: dataset, training classes, labels used, and the seconds it took.
+    Its metadata says what it saw: dataset, training classes, labels used, augmentation, and the seconds it took.
     """
     built = build_objective(dataset, objective, model, seed)
     state = folder / "state.pt"
@@ -74,8 +75,9 @@ def pretrain_encoder(
         return validation_accuracy(now, dataset, monitor, device) if monitor else {}
 
     pretrain(
-        built, images, labels, training=Training(**training.model_dump()), seed=seed, device=device, state=state,
-        recorder=recorder, monitor=watch,
+        built, images, labels, training=Training(**training.model_dump(exclude={"augmentation"})), seed=seed,
+        augment=build_augment(training.augmentation, images.shape[1]), device=device, state=state, recorder=recorder,
+        monitor=watch,
     )  # fmt: skip
     info = {
         "objective": objective.model_dump(mode="json"),

@@ -11,10 +11,8 @@ from gvae.checkpoint import load_encoder
 from gvae.metrics import METRICS
 from gvae.pretrain import batches
 from gvae.traverse import guided_latents, kl_per_latent, latent_names, tile, traversal
+from metalearn.augmentation import build_augment
 from metalearn.data import build_dataset
-from metalearn.data import check as data_check
-from metalearn.data import overview as data_list
-from metalearn.data import prepare as data_prepare
 from metalearn.encoders import pretrain_encoder
 from metalearn.errors import UserError
 from metalearn.extractors import require_provenance
@@ -31,7 +29,7 @@ from metalearn.testing import Tested, make_cell
 from tasks.folders import cache_folder
 from tasks.splits import PARTS
 
-__all__ = ["data_check", "data_list", "data_prepare", "extract", "measure", "pretrain", "quickstart", "train"]
+__all__ = ["extract", "measure", "pretrain", "quickstart", "train"]
 
 
 def pretrain(config: PretrainConfig, run: Run, *, data_root: Path, device: str) -> None:
@@ -51,7 +49,8 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
     began = time.monotonic()
     dataset = build_dataset(config.dataset, data_root, run.report)
     tested = Tested(dataset, config.episodes, device, run.progress)
-    for setting in config.episodes.settings:  # refuse what would fail after hours
+    build_augment(config.training.augmentation, dataset.train.image_shape[0])  # refuse what would fail after hours
+    for setting in config.episodes.settings:
         tested.sampler(setting)
         if takes(config.learner.kind, "ways") and setting.ways != config.training.ways:
             raise UserError(

@@ -88,13 +88,20 @@ def check_kind(what: str, kind: Kind, table: Mapping[str, Any], skip: Collection
     name), wrong types and missing options; `what` ("learner", or a config key) leads the message.
     """
     build = find(what, kind.kind, table)
+    options = check_options(build, kind.options, skip, f"{what} {kind.kind!r}")
+    return Choice(build, options, Kind(kind=kind.kind, **{name: _plain(value) for name, value in options.items()}))
+
+
+def check_options(
+    build: Callable[..., Any], options: Mapping[str, Any], skip: Collection[str] = (), source: str = ""
+) -> dict[str, Any]:
+    """Options of `build` with its defaults filled in. Raises `UserError`, led by `source`, as `check_kind` does."""
     schema = options_schema(build, skip)
     try:
-        filled = schema.model_validate_json(json.dumps(kind.options, default=str))
+        filled = schema.model_validate_json(json.dumps(options, default=str))
     except ValidationError as error:
-        raise UserError(explain(error, schema, f"{what} {kind.kind!r}")) from None
-    options = {name: value for name, value in filled if _is_plain(value)}
-    return Choice(build, options, Kind(kind=kind.kind, **{name: _plain(value) for name, value in options.items()}))
+        raise UserError(explain(error, schema, source)) from None
+    return {name: value for name, value in filled if _is_plain(value)}
 
 
 def resolve(config: Model) -> Model:

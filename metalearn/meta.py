@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 from gvae.recorder import Recorder
+from metalearn.augmentation import build_augment
 from metalearn.cells import Mode
 from metalearn.extractors import FeatureExtractor
 from metalearn.learners import Learner, make_learner, takes
@@ -34,7 +35,8 @@ def meta_trained(
     meta_train(
         learner, dataset.train, dataset.val, ways=budget.ways, shots=budget.shots, queries=budget.queries,
         meta_batch=budget.meta_batch, iterations=budget.iterations, learning_rate=budget.learning_rate, seed=seed,
-        eval_every=budget.eval_every, eval_episodes=budget.eval_episodes, device=device, state=state,
+        eval_every=budget.eval_every, eval_episodes=budget.eval_episodes,
+        augment=build_augment(budget.augmentation, dataset.train.image_shape[0]), device=device, state=state,
         recorder=recorder,
     )  # fmt: skip
     return learner, "finetuned" if extractor.pretrained else "end_to_end"

@@ -11,12 +11,16 @@ _LIMIT = 10
 
 
 def explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
-    """All problems of `error` as one text: ``source: key: given ...; allowed: ...``, one a line if several."""
+    """All problems of `error` as one text: ``source: key: given ...; allowed: ...``, one a line if several.
+
+    An empty `source` is left out: who asked says where.
+    """
+    lead = f"{source}: " if source else ""
     lines = [describe(dict(item), model) for item in error.errors(include_url=False)]
     if len(lines) == 1:
-        return f"{source}: {lines[0]}"
+        return lead + lines[0]
     more = [f"... and {len(lines) - _LIMIT} more"] if len(lines) > _LIMIT else []
-    return "\n  ".join([f"{source}: {len(lines)} problems", *lines[:_LIMIT], *more])
+    return "\n  ".join([f"{lead}{len(lines)} problems", *lines[:_LIMIT], *more])
 
 
 def describe(item: dict[str, Any], model: type[BaseModel]) -> str:
@@ -47,6 +51,8 @@ def _allowed(item: dict[str, Any]) -> str:
     text = item["msg"].replace("Input should be ", "")
     if item["type"] == "too_short":
         return f"at least {item['ctx']['min_length']} of them"
+    if item["type"] == "too_long":
+        return f"at most {item['ctx']['max_length']} of them"
     return {"a valid array": "a list", "a valid list": "a list", "a valid string": "text"}.get(text, text)
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from metalearn.errors import unknown
 
@@ -42,6 +42,18 @@ class Kind(Settings):
 DatasetConfig = Kind
 
 
+def _augmentation(options: dict[str, Any] | None) -> dict[str, Any] | None:
+    if options is None:
+        return None
+    from metalearn.augmentation import filled_in  # imports torch, so only where it is asked for
+
+    return filled_in(options)
+
+
+Augmentation = Annotated[dict[str, Any] | None, AfterValidator(_augmentation)]
+"""Options of `gvae.augment.Augment`, its defaults filled in, or None: images as they are."""
+
+
 class ModelConfig(Settings):
     """Network of a VAE: encoder and decoder trunk, number of latents."""
 
@@ -50,7 +62,10 @@ class ModelConfig(Settings):
 
 
 class TrainingConfig(Settings):
-    """Pretraining of an encoder. `learning_rate` is that of Adam; checkpoints are `checkpoint_seconds` apart."""
+    """Pretraining of an encoder. `learning_rate` is that of Adam; checkpoints are `checkpoint_seconds` apart.
+
+    `augmentation` holds options of `gvae.augment.Augment`; none by default.
+    """
 
     epochs: Count = 15
     batch_size: Count = 128
@@ -59,6 +74,7 @@ class TrainingConfig(Settings):
     schedule: Literal["constant", "cosine"] = "cosine"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    augmentation: Augmentation = None
 
 
 class MonitorConfig(Settings):
@@ -71,7 +87,10 @@ class MonitorConfig(Settings):
 
 
 class MetaBudgetConfig(Settings):
-    """Episodic training on the training classes, selected on validation classes; ways and shots are given elsewhere."""
+    """Episodic training on the training classes, selected on validation classes; ways and shots are given elsewhere.
+
+    `augmentation`: of support and query images of training episodes, options of `gvae.augment.Augment`.
+    """
 
     queries: Count = 15
     meta_batch: Count = 16
@@ -79,6 +98,7 @@ class MetaBudgetConfig(Settings):
     learning_rate: Positive = 1e-3
     eval_every: Count = 100
     eval_episodes: Count = 200
+    augmentation: Augmentation = None
 
 
 class MetaTrainingConfig(MetaBudgetConfig):

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gvae.augment import Augment
 from gvae.checkpoint import load_state, save_state
+from gvae.pretrain import seeded
 from gvae.recorder import Recorder
 from metalearn.errors import UserError
 from metalearn.evaluate import episode_images, evaluate_images, located
@@ -41,6 +43,7 @@ def meta_train(
     seed: int,
     eval_every: int,
     eval_episodes: int,
+    augment: Augment | None = None,
     device: str | torch.device = "cpu",
     state: Path | None = None,
     recorder: Recorder | None = None,
@@ -49,8 +52,9 @@ def meta_train(
 
     Every ``eval_every`` iterations and at the end, ``eval_episodes`` validation episodes are answered; the learner is
     left with the weights that answered best (the earliest of equals), on ``device``, in eval mode. Episodes depend on
-    ``seed`` and the iteration alone. With ``state``, a file, training goes on where that file stands, to exactly what
-    an uninterrupted run gives (bitwise on a CPU); it is written after each validation.
+    ``seed`` and the iteration alone, and so does what ``augment`` makes of each of their support and query images;
+    validation images stay as they are. With ``state``, a file, training goes on where that file stands, to exactly
+    what an uninterrupted run gives (bitwise on a CPU); it is written after each validation.
 
     Raises UserError when nothing can be trained, when ``state`` is of another training, and on a loss or gradient
     that is not finite: before the optimiser's step, naming iteration and task. ModelError for a broken ``state``.
@@ -65,12 +69,13 @@ def meta_train(
         **episode, "meta_batch": meta_batch, "iterations": iterations, "learning_rate": learning_rate,
         "eval_every": eval_every, "eval_episodes": eval_episodes, "train": train.fingerprint, "val": val.fingerprint,
         "learner": type(learner).__name__, "initial weights": fingerprint(learner),
+        **({"augmentation": augment.settings()} if augment else {}),
     }  # fmt: skip
     done, best = resume(state, settings, learner, optimizer)
 
     for iteration in range(done, iterations):
         with reproducible(seed, iteration, device):
-            loss, accuracy = meta_step(learner, optimizer, train, tasks, iteration, meta_batch, device)
+            loss, accuracy = meta_step(learner, optimizer, train, tasks, iteration, meta_batch, device, augment)
         recorder.scalars(iteration + 1, {"train/loss": loss, "train/accuracy": accuracy})
         if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
             with located(f"validation after iteration {iteration}"):
@@ -98,6 +103,7 @@ def meta_step(
     iteration: int,
     meta_batch: int,
     device: str | torch.device,
+    augment: Augment | None = None,
 ) -> tuple[float, float]:
     """One optimiser step on episodes ``iteration * meta_batch ..``; return the mean loss and the mean accuracy.
 
@@ -106,7 +112,11 @@ def meta_step(
     optimizer.zero_grad()
     total, correct, asked = 0.0, 0, 0
     for task in range(meta_batch):
-        support, labels, query, truth = episode_images(train, tasks, iteration * meta_batch + task, device)
+        index = iteration * meta_batch + task
+        support, labels, query, truth = episode_images(train, tasks, index, device)
+        if augment:
+            noise = seeded(device, tasks.seed, 4, index)
+            support, query = augment(support, noise), augment(query, noise)
         where = f"meta-training stopped at iteration {iteration}, task {task}"
         with located(where):
             loss, right = learner.meta_loss(support, labels, query, truth)
@@ -133,7 +143,8 @@ def resume(
     stored = load_state(state)
     given = stored.get("settings", {})
     if given != settings:
-        other = [f"{key} {given.get(key)!r} (now {now!r})" for key, now in settings.items() if given.get(key) != now]
+        named = [(key, settings.get(key)) for key in {**settings, **given}]
+        other = [f"{key} {given.get(key)!r} (now {now!r})" for key, now in named if given.get(key) != now]
         raise UserError(
             f"{state} is the state of another meta-training: {'; '.join(other)}; remove it to start again, or give the "
             "settings it was written with"

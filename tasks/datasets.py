@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from tasks import omniglot as omniglot_files
-from tasks import oneshot
-from tasks.decode import Decoder
+from tasks.cifar_sets import CIFAR_FS, FC100
 from tasks.errors import DataError, unknown
 from tasks.folders import existing
 from tasks.glyphs import glyph_store
-from tasks.listing import Listing
+from tasks.mini_imagenet import MINI_IMAGENET
 from tasks.omniglot import BACKGROUND, EVALUATION, omniglot_store
+from tasks.oneshot import omniglot_runs
+from tasks.own_images import csv, folder
 from tasks.progress import Progress, silent
 from tasks.splits import Dataset, lake, rotated, shuffled, upright, vinyals
 
@@ -88,38 +88,65 @@ def glyphs(
     return Dataset.of_classes("glyphs", "random", store, parts)
 
 
-DATASETS: dict[str, Callable[..., Dataset]] = {
-    "glyphs": glyphs,
-    "omniglot": omniglot,
-    "omniglot-runs": oneshot.omniglot_runs,
-}
+def mini_imagenet(
+    root: Path,
+    *,
+    image_size: int = 84,
+    source: str | None = None,
+    cache: Path | None = None,
+    report: Progress = silent,
+) -> Dataset:
+    """mini-ImageNet: 100 classes of ImageNet, 600 colour images each, 64 / 16 / 20 (Ravi and Larochelle 2017).
 
-
-class Origin(NamedTuple):
-    """Where the images of a dataset come from.
-
-    ``find(root)``: the files and folders that hold them, each with what it is. ``open(root, report=, **options)``,
-    with the options of the dataset: its listing and decoder, nothing packed. ``obtain``: how to get it, in words.
+    Read from any form that is about: caches by class (.pkl), pickles with labels, HDF5, csv and images, parquet,
+    folders; also within an archive. Images are (3, image_size, image_size) uint8, sides stretched as in the original.
+    source: the file or folder that holds it, relative to root, where several do. Data of 64 / 16 / 20 other classes or
+    with other than 600 images each, such as a stand-in, gets its file's name as label. Raises DataError for whatever is
+    wrong with root, files or settings.
     """
-
-    find: Callable[[Path], list[tuple[Path, str]]]
-    open: Callable[..., tuple[Listing, Decoder]]
-    obtain: str
+    return MINI_IMAGENET.build(root, image_size, source, cache, report)
 
 
-def _open_omniglot(root: Path, *, image_size: int, report: Progress, **_: object) -> tuple[Listing, Decoder]:
-    return omniglot_files.listing(root, report=report), omniglot_files.drawing_decoder(image_size)
+def cifar_fs(
+    root: Path,
+    *,
+    image_size: int = 32,
+    source: str | None = None,
+    cache: Path | None = None,
+    report: Progress = silent,
+) -> Dataset:
+    """CIFAR-FS: CIFAR-100's classes split 64 / 16 / 20, 600 colour images each (Bertinetto et al. 2019).
+
+    Images are (3, image_size, image_size) uint8. source and errors: see mini_imagenet.
+    """
+    return CIFAR_FS.build(root, image_size, source, cache, report)
 
 
-def _open_runs(root: Path, *, image_size: int, report: Progress, **_: object) -> tuple[Listing, Decoder]:
-    return oneshot.listing(root, report=report), omniglot_files.drawing_decoder(image_size)
+def fc100(
+    root: Path,
+    *,
+    image_size: int = 32,
+    source: str | None = None,
+    cache: Path | None = None,
+    report: Progress = silent,
+) -> Dataset:
+    """FC100: CIFAR-100's classes split by superclass, 60 / 20 / 20, 600 colour images each (Oreshkin et al. 2018).
+
+    Images are (3, image_size, image_size) uint8. source and errors: see mini_imagenet.
+    """
+    return FC100.build(root, image_size, source, cache, report)
 
 
-ORIGINS = {
-    "omniglot": Origin(omniglot_files.find, _open_omniglot, omniglot_files.OBTAIN),
-    "omniglot-runs": Origin(oneshot.find, _open_runs, oneshot.OBTAIN),
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "cifar-fs": cifar_fs,
+    "csv": csv,
+    "fc100": fc100,
+    "folder": folder,
+    "glyphs": glyphs,
+    "mini-imagenet": mini_imagenet,
+    "omniglot": omniglot,
+    "omniglot-runs": omniglot_runs,
 }
-"""Origin of each dataset that is not embedded in the code."""
 
 
 def describe(name: str) -> str:

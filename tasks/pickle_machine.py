@@ -1,28 +1,35 @@
 """Stack, memo and bounded reading of a pickle: what its opcodes work on, none of it trusted."""
 
+import io
 import struct
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
 
 from tasks.pickled_arrays import Name, Refused, Unset
 
+LARGE = 1 << 20  # bytes of a string from which on it is mapped, not read
+MOST_STEPS = 20_000_000  # 1.3 million images, each with path, label and tuple, take 10 million; 5 GB of sets at worst
 _LARGEST_NUMBER = 255  # bytes
+_LARGEST_SLOT = 1 << 32  # of the memo; numbers without bounds can be chosen so that their hashes collide
 _CHECKED_AT_ONCE = 1 << 16  # bytes that may be allocated before it is known whether they are there
-_SIZED = (str, bytes, bytearray, list, tuple, set)
+_STRINGS = (str, bytes, bytearray, memoryview)
+_CONTAINERS = (list, tuple, set)
 
 
 class Machine:
     """State of one pickle that is being read from a file of ``size`` bytes.
 
     ``stack`` begins at the last mark; ``marked`` holds the stacks below it. Methods raise Refused for what data does
-    not need, EOFError for a cut file, and IndexError, TypeError or ValueError for damaged ones.
+    not need, EOFError for a cut file, and IndexError, TypeError or ValueError for damaged ones. ``mapped``: the same
+    file, mapped into memory.
     """
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.size = file, size
+    def __init__(self, file: io.BufferedIOBase, size: int, mapped: memoryview | None = None) -> None:
+        self.file, self.size, self.mapped = file, size, mapped
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self._copied = 0
+        self._copied = self._moved = 0
 
     def take(self, count: int) -> bytes:
         """Read so many bytes; none is allocated that is not there."""
@@ -41,13 +48,22 @@ class Machine:
         if count > left:
             raise EOFError(f"{count:,} bytes are claimed, {left:,} are left")
 
-    def number(self, form: str) -> int:
+    def number(self, form: str) -> Any:
         """Read a number of struct's form."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def counted(self, form: str) -> bytes:
         """Read bytes led by their number."""
         return self.take(self.number(form))
+
+    def string(self, form: str, plain: Callable[[bytes], Any] = bytes) -> Any:
+        """Read bytes led by their number, and make ``plain`` of them; LARGE ones of a mapped file come as its view."""
+        count = self.number(form)
+        if self.mapped is None or count < LARGE:
+            return plain(self.take(count))
+        self.claim(count)
+        end = self.file.seek(count, io.SEEK_CUR)
+        return self.mapped[end - count : end]
 
     def line(self) -> bytes:
         """Read up to a line's end, which is left out."""
@@ -107,6 +123,8 @@ class Machine:
 
     def put(self, slot: int) -> None:
         """Remember the topmost thing."""
+        if not 0 <= slot < _LARGEST_SLOT:
+            raise Refused("numbers what it remembers as no pickle does; it is damaged")
         self.memo[slot] = self.stack[-1]
         if isinstance(self.stack[-1], Unset):
             self.stack[-1].slots.append(slot)
@@ -135,6 +153,7 @@ class Machine:
     def _pay(self, arguments: Any) -> None:
         """Count what a call may copy: data is copied at most twice, bombs copy the same thing again and again."""
         if type(arguments) is tuple:
-            self._copied += sum(len(a) for a in arguments if type(a) in _SIZED)
-        if self._copied > 2 * self.size:
+            self._copied += sum(len(a) for a in arguments if type(a) in _STRINGS)
+            self._moved += sum(len(a) for a in arguments if type(a) in _CONTAINERS)
+        if self._copied > 2 * self.size or self._moved > MOST_STEPS:
             raise Refused("copies what it holds again and again; refused as a bomb")

@@ -1,24 +1,26 @@
 """The pickle opcodes that data needs. What a pickle names goes through tasks.pickled_arrays."""
 
 import codecs
+import io
 import pickletools
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
-from tasks.pickle_machine import Machine
+from tasks.pickle_machine import MOST_STEPS, Machine
 from tasks.pickled_arrays import Refused, hashable, named
 
-_MOST_STEPS = 20_000_000  # 1.3 million images, each with path, label and tuple, take 10 million; 5 GB of sets at worst
 _NAMES = {opcode.code.encode("latin-1"): opcode.name for opcode in pickletools.opcodes}
 
 
-def interpret(file: BinaryIO, size: int) -> Any:
+def interpret(file: io.BufferedIOBase, size: int, mapped: memoryview | None = None) -> Any:
     """Give what the pickle holds that begins here, in a file of ``size`` bytes; no step of it is trusted.
 
-    Raises Refused for what data does not need, EOFError for a cut file, and whatever damaged opcodes lead to.
+    ``mapped`` is the whole file as mapped into memory: large byte strings are views of it, to be taken by arrays only.
+    Raises Refused for what data does not need, EOFError for a cut file, Unmapped for a view that something else takes,
+    and whatever damaged opcodes lead to.
     """
-    machine = Machine(file, size)
-    for _ in range(_MOST_STEPS):
+    machine = Machine(file, size, mapped)
+    for _ in range(MOST_STEPS):
         code = file.read(1)
         if code == b".":
             return machine.pop()
@@ -26,7 +28,7 @@ def interpret(file: BinaryIO, size: int) -> Any:
         if step is None:
             raise _no_step(code)
         step(machine)
-    raise Refused(f"takes more than {_MOST_STEPS:,} steps to read; save it as arrays in place of single numbers")
+    raise Refused(f"takes more than {MOST_STEPS:,} steps to read; save it as arrays in place of single numbers")
 
 
 def _no_step(code: bytes) -> Exception:
@@ -55,6 +57,12 @@ def _quoted(machine: Machine) -> None:
     if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
         raise ValueError("text without quotes")
     machine.push(codecs.escape_decode(text[1:-1])[0].decode("latin-1"))
+
+
+def _escaped(machine: Machine) -> None:
+    text = machine.line().decode("raw-unicode-escape")
+    text.encode()  # halves of characters are refused, as in the other opcodes for text
+    machine.push(text)
 
 
 def _append(machine: Machine) -> None:
@@ -119,16 +127,16 @@ _STEPS: dict[bytes, Callable[[Machine], Any]] = {
     b"F": lambda m: m.push(float(m.line())),
     b"G": lambda m: m.push(m.number(">d")),
     b"S": _quoted,
-    b"T": lambda m: m.push(m.counted("<i").decode("latin-1")),
+    b"T": lambda m: m.push(m.string("<i", lambda data: data.decode("latin-1"))),
     b"U": lambda m: m.push(m.counted("<B").decode("latin-1")),
-    b"V": lambda m: m.push(m.line().decode("raw-unicode-escape")),
+    b"V": _escaped,
     b"\x8c": lambda m: m.push(m.counted("<B").decode()),
     b"X": lambda m: m.push(m.counted("<I").decode()),
     b"\x8d": lambda m: m.push(m.counted("<Q").decode()),
     b"C": lambda m: m.push(m.counted("<B")),
-    b"B": lambda m: m.push(m.counted("<I")),
-    b"\x8e": lambda m: m.push(m.counted("<Q")),
-    b"\x96": lambda m: m.push(bytearray(m.counted("<Q"))),
+    b"B": lambda m: m.push(m.string("<I")),
+    b"\x8e": lambda m: m.push(m.string("<Q")),
+    b"\x96": lambda m: m.push(m.string("<Q", bytearray)),
     # stack and containers
     b"(": Machine.mark,
     b"0": _pop,

@@ -23,6 +23,10 @@ class Refused(Exception):
     """What a pickle holds that is not read, in words that follow the file's name."""
 
 
+class Unmapped(Exception):
+    """A view of the mapped file is wanted as something else than an array's data: read the pickle without mapping."""
+
+
 @dataclass(frozen=True)
 class Name:
     """A name that a pickle gave; ``call`` does what stands behind it, None for what is only ever an argument."""
@@ -68,7 +72,7 @@ def _array_state(state: Any) -> np.ndarray:
 
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if order not in ("C", "F"):
-        raise Refused(f"holds an array of order {order!r}; allowed: C or F")
+        raise Refused(f"holds an array of order {_shown(order)}; allowed: C or F")
     return _array(dtype, shape, _raw(data), order)
 
 
@@ -76,18 +80,21 @@ def _scalar(dtype: Any, data: Any) -> Any:
     return _array(dtype, (), _raw(data), "C")[()]
 
 
-def _array(dtype: Any, shape: Any, data: bytes | bytearray, order: Any) -> np.ndarray:
-    """View data as an array, after all that numpy would trust has been compared."""
+def _array(dtype: Any, shape: Any, data: bytes | bytearray | memoryview, order: Any) -> np.ndarray:
+    """View data as a read-only array, after all that numpy would trust has been compared."""
     if not isinstance(dtype, np.dtype):
         raise Refused("holds an array without a dtype; it is damaged")
-    if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > _MOST_DIMENSIONS:
-        raise Refused(f"holds an array of the shape {repr(shape)[:80]}; it is damaged")
+    if type(shape) is not tuple or not all(map(_is_length, shape)) or len(shape) > _MOST_DIMENSIONS:
+        raise Refused(f"holds an array of the shape {_shown(shape)}; it is damaged")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise Refused(
             f"holds an array of {dtype.name} {shape}, which takes {math.prod(shape) * dtype.itemsize:,} bytes, with "
             f"{len(data):,} bytes of data; it is damaged"
         )
+    if type(data) is memoryview and dtype.kind in "bU":
+        data = bytes(data)  # what is checked below must not change with the file
     array: np.ndarray = np.ndarray(shape, dtype, data, order=order)
+    array.flags.writeable = False
     flat = np.frombuffer(data, np.uint8) if dtype.kind == "b" else np.empty(0, np.uint8)
     if flat.max(initial=0) > 1:  # numpy counts them by adding
         raise Refused("holds an array of booleans that are neither 0 nor 1; it is damaged")
@@ -103,7 +110,7 @@ def _dtype(spec: Any, align: Any = False, copy: Any = True) -> Unset:
         raise Refused("holds an array of Python objects, which can hold anything; save it as numbers or as lists")
     if type(spec) is not str or not _PLAIN.fullmatch(spec):
         raise Refused(
-            f"holds an array of the dtype {repr(spec)[:80]}; allowed: booleans, whole numbers, floats of at most 8 "
+            f"holds an array of the dtype {_shown(spec)}; allowed: booleans, whole numbers, floats of at most 8 "
             "bytes, complex numbers and text of a fixed width"
         )
     return Unset(lambda state: _dtype_state(np.dtype(spec), state))
@@ -114,25 +121,43 @@ def _dtype_state(dtype: np.dtype, state: Any) -> np.dtype:
         raise Refused("holds an array with fields, units or metadata; allowed: plain numbers and text")
     order, size = state[1], state[5]
     if type(order) is not str or order not in ("<", ">", "|", "=") or size not in (-1, dtype.itemsize):
-        raise Refused(f"holds the dtype {dtype.name} with byte order {order!r} and size {size!r}; it is damaged")
+        raise Refused(
+            f"holds the dtype {dtype.name} with byte order {_shown(order)} and size {_shown(size)}; it is damaged"
+        )
     return dtype.newbyteorder(cast(Any, order))  # flags and alignment follow from the name: those given are not used
 
 
-def _raw(data: Any) -> bytes | bytearray:
+def _raw(data: Any) -> bytes | bytearray | memoryview:
     if type(data) is str:  # written by Python 2
         return _latin(data)
-    if type(data) not in (bytes, bytearray):
+    if type(data) not in (bytes, bytearray, memoryview):
         raise Refused(f"holds an array whose data is a {type(data).__name__}; it is damaged")
     return data
 
 
 def _latin(text: Any, encoding: Any = "latin1") -> bytes:
+    if type(text) is memoryview:
+        raise Unmapped
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise Refused(f"encodes text as {repr(encoding)[:40]}; only bytes as latin1 are read")
+        raise Refused(f"encodes {_shown(text)} as {_shown(encoding)}; only bytes as latin1 are read")
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as error:
         raise Refused("holds bytes outside of 0 to 255; it is damaged") from error
+
+
+def _is_length(item: Any) -> bool:
+    return type(item) is int and 0 <= item < 2**63
+
+
+def _shown(item: Any) -> str:
+    """Word something for a message. It may be large, or hold itself many times over, so repr alone will not do."""
+    if type(item) is tuple:
+        shown = ("a tuple" if type(part) is tuple else _shown(part) for part in item[:4])
+        return f"({', '.join(shown)}{', ...' if len(item) > 4 else ''})"
+    if type(item) in (str, bytes, int, float, bool, type(None)):
+        return repr(item[:40] if type(item) in (str, bytes) else item)[:80]
+    return f"a {type(item).__name__}"
 
 
 def _dict(pairs: Any = ()) -> dict[Any, Any]:
@@ -176,6 +201,8 @@ def hashable(key: Any) -> Any:
         return key
     if type(key) is int and -(2**63) <= key < 2**64:
         return key
+    if type(key) is memoryview:
+        raise Unmapped
     kind = "a number of more than 64 bits" if type(key) is int else f"a {type(key).__name__}"
     raise Refused(f"has {kind} as a key or as a member of a set; allowed: text, bytes and numbers of 64 bits")
 
@@ -200,6 +227,7 @@ _NAMES = {
         "builtins.float": None,
         "builtins.int": None,
         "builtins.list": None,
+        "builtins.long": None,
         "builtins.str": None,
     }.items()
 }

@@ -56,7 +56,7 @@ def kind(head: bytes) -> Kind:
         return Kind("a JSON text, perhaps a server's error message", "download it again by hand")
     if head[257:262] == b"ustar":
         return Kind("a tar archive", "unpack it")
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return Kind("a pickle", "rename it to .pkl")
     if not head.strip(b"\x00"):
         return Kind("a file of zero bytes, as a broken transfer leaves it", _AGAIN)

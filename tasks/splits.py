@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -181,25 +181,33 @@ def vinyals(root: Path, known: Iterable[str]) -> dict[str, list[str]]:
             "or choose split lake or random"
         )
     allowed = frozenset(known)
-    return {part: _read_list(folder / f"{part}.txt", allowed) for part in PARTS}
+    return {
+        part: read_class_list(path.read_bytes(), str(path), allowed, turned=True)
+        for part, path in ((part, folder / f"{part}.txt") for part in PARTS)
+    }
 
 
-def _read_list(path: Path, known: frozenset[str]) -> list[str]:
+def read_class_list(data: bytes, where: str, known: Container[str], *, turned: bool = False) -> list[str]:
+    """Read names of classes, one a line; with ``turned``, each is ``Alphabet/characterNN/rotDDD``.
+
+    Raises DataError, naming ``where`` and the line, for a name listed twice and for one that is not ``known``.
+    """
+    form = "Alphabet/characterNN/rotDDD" if turned else "class"
     first: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+    for number, line in enumerate(data.decode(errors="replace").splitlines(), start=1):
         name = line.strip()
         if not name:
             continue
-        where = f"{path}, line {number}"
-        if name.count("/") != 2 or not _ROTATION.search(name):
-            raise DataError(f"{where}: {name[:80]!r} is not Alphabet/characterNN/rotDDD with DDD 000, 090, 180 or 270")
+        here = f"{where}, line {number}"
+        if turned and (name.count("/") != 2 or not _ROTATION.search(name)):
+            raise DataError(f"{here}: {name[:80]!r} is not {form} with DDD 000, 090, 180 or 270")
         if name in first:
-            raise DataError(f"{where}: {name!r} is already on line {first[name]}; list each class once")
-        if base_class(name) not in known:
-            raise DataError(f"{where}: {name!r} is no class of this dataset; correct or remove the line")
+            raise DataError(f"{here}: {name!r} is already on line {first[name]}; list each class once")
+        if (base_class(name) if turned else name) not in known:
+            raise DataError(f"{here}: {name[:80]!r} is no class of this dataset; correct or remove the line")
         first[name] = number
     if not first:
-        raise DataError(f"{path} lists no class; it needs one Alphabet/characterNN/rotDDD a line")
+        raise DataError(f"{where} lists no class; it needs one {form} a line")
     return list(first)
 
 

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from tasks import tree_base
 from tasks.errors import DataError
@@ -66,7 +66,7 @@ class Tar(Tree):
             raise self._damaged(name, EOFError(f"{len(data):,} of {place.size:,} bytes are there"))
         return data
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> io.BufferedReader:
         """A seekable file to read from. Raises DataError, also later, while it is read."""
         place = self._place(name)
         member = Member(self._unpacked(), place.start, place.size, lambda error: self._damaged(name, error))

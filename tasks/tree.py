@@ -2,23 +2,25 @@
 
 import io
 import os
+import stat
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from tasks import tree_base
 from tasks.errors import DataError
 from tasks.listing import Source
 from tasks.sniff import HEAD, kind
 from tasks.tar_tree import Tar
-from tasks.tree_base import LARGEST_IMAGE, Member, Tree, check_size, digest, encodable
+from tasks.tree_base import LARGEST_IMAGE, Tree, check_size, digest, encodable
 from tasks.zip_tree import Zip
 
 __all__ = ["LARGEST_IMAGE", "Folder", "Tar", "Tree", "TreeSource", "Zip", "open_tree"]
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_NO_FILE = "it is no regular file"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
 
@@ -29,6 +31,8 @@ def open_tree(path: Path) -> Tree:
     """
     if path.is_dir():
         return Folder(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DataError(f"{path} is a device or another special file; give a folder, a zip or a tar")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -87,19 +91,13 @@ class Folder(Tree):
     def read(self, name: str, largest: int = LARGEST_IMAGE) -> bytes:
         """All bytes of a file of at most ``largest``. Raises DataError."""
         with self._opened(name) as file:
-            check_size(os.fstat(file.fileno()).st_size, largest, f"{self.path}: {name}")
-            try:
-                data = file.read(largest + 1)  # it may grow meanwhile
-            except OSError as error:
-                raise self._unreadable(name, error) from error
-        check_size(len(data), largest, f"{self.path}: {name}")
-        return data
+            size = os.fstat(file.fileno()).st_size
+            check_size(size, largest, f"{self.path}: {name}")
+            return file.read(size)
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> io.BufferedReader:
         """A seekable file to read from. Raises DataError, also later, while it is read."""
-        file = self._opened(name)
-        size = os.fstat(file.fileno()).st_size
-        return io.BufferedReader(Member(file, 0, size, lambda error: self._unreadable(name, error)), 1 << 16)
+        return self._opened(name)
 
     def stamp(self, names: Iterable[str]) -> str:
         """Hash names, sizes and times of modification."""
@@ -108,6 +106,8 @@ class Folder(Tree):
     def _line(self, name: str) -> str:
         self._place(name)
         state = self._state(name)
+        if not stat.S_ISREG(state.st_mode):
+            raise self._unreadable(name, OSError(0, _NO_FILE))
         return f"{name}:{state.st_size}:{state.st_mtime_ns}"
 
     def _state(self, name: str) -> os.stat_result:
@@ -123,7 +123,7 @@ class Folder(Tree):
 
     def _opened(self, name: str) -> io.BufferedReader:
         try:
-            return open(self._place(name), "rb", opener=_at_once)
+            return io.BufferedReader(_File(self._place(name), lambda error: self._unreadable(name, error)), 1 << 16)
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
             raise self._unreadable(name, error) from error
 
@@ -146,20 +146,27 @@ class Folder(Tree):
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
                 name = below + entry.name
-                if not encodable(name):
-                    raise DataError(f"{self.path}: {name!r} is no UTF-8 text; rename the file")
-                if entry.is_dir():
+                mode = self._mode(entry, name)
+                if stat.S_ISDIR(mode):
                     (links if entry.is_symlink() else waiting).append(f"{name}/")
-                elif entry.is_file():
+                elif stat.S_ISREG(mode):
                     count += 1
                     yield name
-                elif entry.is_symlink() and not os.path.exists(entry.path):
-                    raise DataError(
-                        f"{self.path}: {name} is a link to {os.readlink(entry.path)!r}, which does not exist; "
-                        "restore what it leads to, or remove the link"
-                    )
             if count > tree_base.MOST_MEMBERS:
                 raise DataError(f"{self.path} holds more than {tree_base.MOST_MEMBERS:,} files; give a folder below it")
+
+    def _mode(self, entry: os.DirEntry[str], name: str) -> int:
+        if not encodable(name):
+            raise DataError(f"{self.path}: {name!r} is no UTF-8 text; rename the file")
+        if not entry.is_symlink():
+            return stat.S_IFDIR if entry.is_dir() else stat.S_IFREG if entry.is_file() else 0
+        try:
+            return entry.stat().st_mode
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: {name} is a link to {os.readlink(entry.path)!r}, which cannot be followed "
+                f"({error.strerror}); restore what it leads to, or remove the link"
+            ) from error
 
     def _entries(self, below: str) -> list[os.DirEntry[str]]:
         try:
@@ -169,6 +176,26 @@ class Folder(Tree):
             raise self._unreadable(below or ".", error) from error
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Open without waiting, as a named pipe would for a writer."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+class _File(io.FileIO):
+    """A file on disk, opened without waiting, as a named pipe would for a writer; ``error`` words what goes wrong."""
+
+    def __init__(self, path: str, error: Callable[[Exception], DataError]) -> None:
+        super().__init__(path, opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))
+        self._error = error
+        if not stat.S_ISREG(os.fstat(self.fileno()).st_mode):
+            self.close()
+            raise OSError(0, _NO_FILE)
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read as much as there is, up to the buffer's size."""
+        return self._told(super().readinto, buffer)
+
+    def readall(self) -> bytes:
+        """Read all that is left."""
+        return self._told(super().readall)
+
+    def _told(self, read: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return read(*arguments)
+        except OSError as error:
+            raise self._error(error) from error

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tasks.errors import DataError
 
@@ -35,7 +35,7 @@ class Tree(ABC):
         """All bytes of a file, checksum compared where the archive has one. Raises DataError."""
 
     @abstractmethod
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> io.BufferedReader:
         """A seekable file to read from. Raises DataError, also later, while it is read."""
 
     @abstractmethod

@@ -6,7 +6,6 @@ import struct
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 from tasks import tree_base
 from tasks.errors import DataError
@@ -28,7 +27,7 @@ class Zip(Tree):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._opened: zipfile.ZipFile | None = None
-        _check_count(path)
+        self._claimed = _claimed(path)
         self._members = self._list()
         self._names = tuple(sorted(self._members))
 
@@ -50,7 +49,7 @@ class Zip(Tree):
             raise self._damaged(name, EOFError(f"{len(data):,} of {info.file_size:,} bytes are there"))
         return data
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> io.BufferedReader:
         """A seekable file to read from. Raises DataError, also later, while it is read."""
         info = self._member(name)
         try:
@@ -78,6 +77,11 @@ class Zip(Tree):
         if self._opened is None:
             try:
                 self._opened = zipfile.ZipFile(self.path)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{self.path}: member {error.object[:200]!r} has a name that is no UTF-8 text; refused: fetch it "
+                    "from its source, or repack it"
+                ) from error
             except Exception as error:  # zipfile lets struct, OS, memory and runtime errors through
                 raise DataError(f"{self.path} is not a complete zip file ({error}); fetch it again") from error
         return self._opened
@@ -94,7 +98,13 @@ class Zip(Tree):
         members: dict[str, zipfile.ZipInfo] = {}
         seen: set[str] = set()
         size, total = self.path.stat().st_size, 0
-        for info in self._archive().infolist():
+        infos = self._archive().infolist()
+        if self._claimed not in (None, len(infos), len(infos) % (1 << 16)):  # some writers count in 16 bits throughout
+            raise DataError(
+                f"{self.path} is not a complete zip file ({len(infos):,} members are there, {self._claimed:,} are "
+                "claimed); fetch it again"
+            )
+        for info in infos:
             name = safe_name(info.orig_filename, self.path)
             if info.is_dir() or not name:
                 continue
@@ -127,14 +137,17 @@ def _fault(info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def _check_count(path: Path) -> None:
-    """Refuse a directory of too many members before zipfile reads it into memory."""
+def _claimed(path: Path) -> int | None:
+    """Give the number of members that the directory claims, None where there is none.
+
+    Raises DataError for too many, before zipfile reads them into memory.
+    """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 16) - 98))
         tail = file.read()
-    end = tail.rfind(b"PK\x05\x06")
+    end = tail.rfind(b"PK\x05\x06")  # where zipfile looks for it too
     if end < 0 or len(tail) < end + 22:
-        return  # zipfile says what is wrong
+        return None  # zipfile says what is wrong
     count, size = struct.unpack("<HL", tail[end + 10 : end + 16])
     large = tail[max(0, end - 76) : end]
     if large[:4] == b"PK\x06\x06" and len(large) == 76:
@@ -144,3 +157,4 @@ def _check_count(path: Path) -> None:
             f"{path} claims {count:,} members in a directory of {size:,} bytes; at most {tree_base.MOST_MEMBERS:,} "
             "members are read: unpack it by hand and give the folder, or fetch it again"
         )
+    return count

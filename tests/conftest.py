@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,26 @@ def data_root() -> Path:
     if os.environ.get("CI"):
         pytest.fail(message + "; under CI tests on real data must run")
     pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def omniglot_root(data_root: Path, tmp_path_factory) -> Path:
+    """A data root of its own with links to the real Omniglot, so that nothing is written beside it; packed once."""
+    from tasks.omniglot import BACKGROUND, EVALUATION, find
+
+    root = tmp_path_factory.mktemp("omniglot")
+    for part in (BACKGROUND, EVALUATION):
+        found = find(data_root, (part,))
+        assert found, f"{part.folder} is not under {data_root}"
+        (root / found[0][0].name).symlink_to(found[0][0].resolve())
+    shutil.copytree(data_root / "splits", root / "splits")
+    return root
+
+
+@pytest.fixture(scope="session")
+def l2l():
+    """learn2learn, imported where the package does it: that hushes gym's banner."""
+    import metalearn.gradient  # noqa: F401, I001
+    import learn2learn
+
+    return learn2learn

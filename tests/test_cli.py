@@ -7,10 +7,10 @@ import sys
 import pytest
 from command import Shell
 
-from metalearn import __version__
+from metalearn import __version__, data
 from metalearn.cli import JOBS
-from metalearn.given import choose_device, find_data_root
 from metalearn.config import dump
+from metalearn.given import choose_device, find_data_root
 from metalearn.listing import KINDS, listing, summary
 from metalearn.report import build_report
 from metalearn.run import open_run
@@ -129,26 +129,20 @@ class TestHandingOver:
 
     @pytest.mark.parametrize(("command", "arguments"), [("list", []), ("prepare", ["glyphs"]), ("check", ["glyphs"])])
     def test_data(self, shell, monkeypatch, command, arguments):
-        shell.job(module="metalearn.jobs", name="x")
-        made = {
-            name: lambda *call, name=name: f"{name} {len(call)}" for name in ("data_list", "data_prepare", "data_check")
-        }
+        made = {name: lambda *call, name=name: f"{name} {len(call)}" for name in ("overview", "prepare", "check")}
         for name, job in made.items():
-            monkeypatch.setattr(sys.modules["metalearn.jobs"], name, job, raising=False)
+            monkeypatch.setattr(data, name, job)
         outcome = shell("data", command, *arguments, "--data-root", "data")
-        assert outcome.out == f"data_{command} {1 if command == 'list' else 4}\n"
+        assert outcome.out == ("overview 1\n" if command == "list" else f"{command} 4\n")
 
     @pytest.mark.parametrize("command", ["prepare", "check"])
     def test_options_of_a_dataset(self, shell, monkeypatch, command):
-        shell.job(module="metalearn.jobs", name="x")
-        job = f"data_{command}"
-        monkeypatch.setattr(sys.modules["metalearn.jobs"], job, lambda *call: f"{call[0]} {call[3]}", raising=False)
+        monkeypatch.setattr(data, command, lambda *call: f"{call[0]} {call[3]}")
         outcome = shell("data", command, "glyphs", "--set", "image_size=64", "--set", "source=x", "--data-root", "data")
         assert outcome.out == "glyphs {'image_size': 64, 'source': 'x'}\n"
 
     def test_data_prepare_makes_the_data_root(self, shell, monkeypatch):
-        shell.job(module="metalearn.jobs", name="x")
-        monkeypatch.setattr(sys.modules["metalearn.jobs"], "data_prepare", lambda *call: "done", raising=False)
+        monkeypatch.setattr(data, "prepare", lambda *call: "done")
         assert shell("data", "prepare", "glyphs", "--data-root", "new").status == 0
         assert (shell.folder / "new").is_dir()
 

@@ -146,7 +146,7 @@ class TestOverride:
 
     def test_unknown_path_offers_the_closest(self):
         found = message("pretraining.training.epoch=3")
-        assert "b.yaml: pretraining.training: unknown key 'epoch'; did you mean 'epochs'? allowed: batch_size," in found
+        assert "b.yaml: pretraining.training: unknown key 'epoch'; did you mean 'epochs'? allowed: augment" in found
 
 
 class TestMessages:
@@ -178,6 +178,35 @@ class TestMessages:
     )
     def test_words(self, assignment, words):
         assert words in message(assignment)
+
+    @pytest.mark.parametrize("key", ["pretraining.training.augmentation", "meta_training.augmentation"])
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ("{rotation: 200}", "rotation: given 200.0; allowed: 0 to 180 degrees"),
+            ("{rotation: '9'}", "rotation: given '9' (text); allowed: a valid number"),
+            ("{rotaton: 9}", "unknown key 'rotaton'; did you mean 'rotation'? allowed: aspect, brightness, contrast,"),
+            ("{scale: [1.2, 0.8]}", "scale: given [1.2, 0.8]; allowed: two factors, 0 < lowest <= highest"),
+            ("{scale: 1.2}", "scale: given 1.2 (number); allowed: a list"),
+            ("{scale: [1, 2, 3]}", "scale: given [1, 2, 3] (list); allowed: at most 2 of them"),
+            ("{crop: [0.5, 1.5]}", "crop: given [0.5, 1.5]; allowed: two shares of the area, 0 < lowest <= highest <="),
+            ("{outside: edges}", "outside: unknown value 'edges'; did you mean 'edge'? allowed: edge, fill"),
+            ("{fill: .nan}", "fill: given nan (number); allowed: a finite number"),
+            ("{flip: x, hue: y}", "2 problems\n  flip: given 'x' (text); allowed: a valid number\n  hue: given 'y'"),
+            ("3", "given 3 (integer); allowed: a mapping of keys to values"),
+        ],
+    )
+    def test_augmentation(self, key, given, words):
+        assert f"b.yaml: {key}: {words}" in message(f"{key}={given}")
+
+    def test_augmentation_is_none_or_has_every_default_filled_in(self):
+        assert bench().pretraining.training.augmentation is None
+        assert bench("pretraining.training.augmentation=").pretraining.training.augmentation is None
+        config = bench("pretraining.training.augmentation={scale: [0.9, 1], hue: 0.1}", "meta_training.augmentation={}")
+        found = config.pretraining.training.augmentation
+        assert found["scale"] == [0.9, 1.0] and found["hue"] == 0.1 and found["rotation"] == 0.0
+        assert config.meta_training.augmentation == {**found, "scale": [1.0, 1.0], "hue": 0.0}
+        assert check(parse(dump(config), "d"), BenchConfig, "d") == config
 
     def test_several_problems_are_one_message(self):
         lines = message("seeds=3", "pretraining.training.epochs=x").splitlines()

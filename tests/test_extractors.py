@@ -262,13 +262,17 @@ def test_the_key_of_an_encoder_is_what_its_weights_are_a_function_of(dataset):
     def key(objective=None, model=MODEL, training=PRETRAINING.training, seed=0, device="cpu", data=dataset):
         return encoder_key(data, Kind.model_validate(objective or "vae"), model, training, seed, device)
 
+    def augmented(**options):
+        return key(training=TrainingConfig(epochs=1, batch_size=64, augmentation=options))
+
     often = TrainingConfig(epochs=1, batch_size=64, checkpoint_seconds=1)
     same = [key(), key({"kind": "vae", "beta": 1.0}), key(training=often)]
     assert len(set(same)) == 1
+    assert augmented(rotation=10) == augmented(rotation=10.0, scale=[1.0, 1.0])
     others = [
         key({"kind": "vae", "beta": 2.0}), key("guided_vae"), key(model=ModelConfig(trunk="tiny", latents=7)),
         key(training=TrainingConfig(epochs=2, batch_size=64)), key(seed=1), key(device="cuda:0"),
-        key(data=glyphs(classes=30, instances=20, split_seed=1)),
+        key(data=glyphs(classes=30, instances=20, split_seed=1)), augmented(rotation=10), augmented(rotation=20),
     ]  # fmt: skip
     assert len({*same, *others}) == 1 + len(others)
     assert key(device="cuda:1") == key(device="cuda:0")

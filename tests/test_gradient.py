@@ -154,18 +154,6 @@ def test_running_statistics_follow_training_but_not_adaptation():
     assert all(torch.equal(value, after[name]) for name, value in learner.named_buffers())
 
 
-def test_learn2learns_own_clone_shares_batch_norm_buffers():
-    """The trap that ``independent_clone`` closes; should this fail one day, learn2learn has mended it."""
-    import learn2learn as l2l
-
-    body = Body()
-    clone = l2l.algorithms.MAML(body, lr=0.1).clone()
-    clone(task()[0])
-    assert body.net[2].num_batches_tracked == 1
-    independent_clone(body, "running")(task()[0])
-    assert body.net[2].num_batches_tracked == 1
-
-
 def test_frozen_parts_stay_and_unused_or_broken_ones_are_named():
     support, labels, _, _ = task()
     frozen = build("maml")

@@ -19,13 +19,12 @@ from gvae.guidance import (
     SoftmaxHead,
     build_adversary,
     build_head,
-    sampling_matrix,
-    warp,
 )
 from gvae.nets import initialise
 from gvae.objective import Batch
 from gvae.objectives import OBJECTIVES
 from gvae.vae import Posterior
+from gvae.warp import sampling_matrix, warp
 
 SHAPE = (1, 28, 28)
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gvae.augment import Augment
 from metalearn.cli import main
+from metalearn.config import parse
 from metalearn.data import check, overview, prepare
 from metalearn.errors import DataError
 from metalearn.record import read_metrics
@@ -121,6 +124,46 @@ seeds: [0, 1]
     assert len(rows) == len(found) == 2 * 2 * 2
     assert found["random", "anil", 4] == [0, 1] == found["pixels", "anil", 3]  # meta-training has chance of its own
     assert found["random", "prototypical", 3] == [0, 1] and found["pixels", "prototypical", 3] == []
+
+
+def test_an_encoder_says_how_its_images_were_augmented_and_the_board_shows_it(home, monkeypatch):
+    text = PRETRAIN.replace("2e-3}", "2e-3, augmentation: {rotation: 10, scale: [0.9, 1.1]}}")
+    assert run(home, "pretrain", text, "augmented", monkeypatch) == 0
+    info = json.loads((home / "augmented" / "checkpoints" / "encoder.json").read_text())
+    expected = {**Augment().settings(), "rotation": 10.0, "scale": [0.9, 1.1]}
+    assert info["training"]["augmentation"] == expected
+    assert parse((home / "augmented" / "resolved.yaml").read_text(), "r")["training"]["augmentation"] == expected
+    events = EventAccumulator(str(home / "augmented" / "tensorboard"))
+    events.Reload()
+    assert "augmentation" in events.Tags()["images"]
+    assert run(home, "pretrain", text, "augmented", monkeypatch) == 0  # the same run, complete
+    assert run(home, "pretrain", text.replace("10,", "11,"), "augmented", monkeypatch) == 2
+
+
+def test_meta_training_is_augmented_where_the_config_says_so(home, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Augment, "__call__", lambda self, images, generator: seen.append(len(images)) or images)
+    plain = TRAIN.replace("KIND", "prototypical").replace("SETTING", "3w1s")
+    assert run(home, "train", plain, "plain", monkeypatch) == 0 and not seen
+    text = plain.replace("eval_episodes: 5}", "eval_episodes: 5, augmentation: {flip: 0.5}}")
+    assert run(home, "train", text, "meta-augmented", monkeypatch) == 0
+    assert seen == [3, 6] * 2 * 4  # support and query of each training episode, of no other
+
+
+@pytest.mark.parametrize("command", ["pretrain", "train", "bench"])
+def test_a_jitter_for_colour_is_refused_before_any_work_on_images_without(command, home, monkeypatch, capsys):
+    hue = "augmentation: {hue: 0.1}"
+    train = TRAIN.replace("KIND", "maml").replace("SETTING", "3w1s")
+    bench = "extractors: {random: random}\nlearners: {anil: anil}\nepisodes: {settings: [3w1s], count: 20}\n"
+    text = {
+        "pretrain": PRETRAIN.replace("2e-3}", f"2e-3, {hue}}}"),
+        "train": train.replace("episodes: 5}", f"episodes: 5, {hue}}}"),
+        "bench": f"{DATA}{bench}meta_training: {{{hue}}}\n",
+    }[command]
+    assert hue in text and run(home, command, text, f"{command}-hue", monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert "augmentation: hue: given 0.1; allowed: 0, for these images have 1 channel and it needs 3" in said
+    assert not list((home / f"{command}-hue").glob("checkpoints/*.pt"))
 
 
 def test_a_benchmark_refuses_ways_of_its_own_for_meta_training(home, monkeypatch, capsys):

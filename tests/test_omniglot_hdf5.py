@@ -15,9 +15,10 @@ from tiny_omniglot import BACKGROUND, DRAWINGS, EVALUATION, PARTS, write_zip
 from metalearn.data import overview
 from tasks import download as download_module
 from tasks import omniglot as omniglot_module
-from tasks.datasets import ORIGINS, omniglot
+from tasks.datasets import omniglot
 from tasks.errors import DataError
 from tasks.omniglot import find, omniglot_store
+from tasks.origins import ORIGINS
 
 pack = functools.partial(omniglot_store, parts=PARTS)
 ALL = BACKGROUND | EVALUATION

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import gvae.pretrain as loop
+from gvae.augment import Augment
 from gvae.checkpoint import load_state
 from gvae.errors import ModelError
 from gvae.nets import TRUNKS, ConvDecoder, ConvEncoder
@@ -54,6 +55,9 @@ def same(one, other):
     return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
+AUGMENT = Augment(rotation=30.0, translation=0.1, scale=(0.8, 1.2), brightness=0.3)
+
+
 class Stop(Exception):
     pass
 
@@ -89,18 +93,20 @@ class Listener(Recorder):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("stop", [6, 15])
-def test_a_resumed_run_ends_at_bitwise_the_weights_of_an_uninterrupted_one(name, stop, tmp_path):
-    whole = run(make(name))
+@pytest.mark.parametrize("augment", [None, AUGMENT], ids=["plain", "augmented"])
+def test_a_resumed_run_ends_at_bitwise_the_weights_of_an_uninterrupted_one(name, stop, augment, tmp_path):
+    whole = run(make(name), augment=augment)
     state = tmp_path / "state.pt"
     with pytest.raises(Stop):
-        run(make(name), state=state, recorder=StopAt(stop))
+        run(make(name), augment=augment, state=state, recorder=StopAt(stop))
     assert load_state(state)["step"] == {6: 5, 15: 10}[stop]  # in the middle of an epoch
     torch.manual_seed(stop)  # nothing depends on what else was drawn
     heard = Listener()
-    resumed = run(make(name, seed=99), state=state, recorder=heard)  # its first weights are those of the state
+    # its first weights are those of the state
+    resumed = run(make(name, seed=99), augment=augment, state=state, recorder=heard)
     assert same(whole, resumed)
     assert heard.rows[0][0] == {6: 6, 15: 12}[stop]  # the first record after the state
-    again = run(make(name, seed=5), state=state)  # a finished run is only read
+    again = run(make(name, seed=5), augment=augment, state=state)  # a finished run is only read
     assert same(whole, again)
 
 
@@ -220,6 +226,64 @@ def test_the_state_of_another_run_is_refused_with_what_differs(which, tmp_path):
     assert "belongs to another training: " in str(caught.value) and words in str(caught.value)
     assert "choose another output folder or remove it" in str(caught.value)
     assert (tmp_path / "state.pt").read_bytes() == before
+
+
+def test_the_state_of_another_augmentation_is_refused(tmp_path):
+    more = Augment(**{**AUGMENT.settings(), "scale": (0.8, 1.2), "crop": (1.0, 1.0), "rotation": 31.0})
+    for number, (one, other) in enumerate([(None, AUGMENT), (AUGMENT, None), (AUGMENT, more)]):
+        state = tmp_path / f"{number}.pt"
+        run(make(), augment=one, state=state)
+        with pytest.raises(ModelError, match="belongs to another training: augmentation is .* there and .* here"):
+            run(make(), augment=other, state=state)
+        run(make(), augment=one, state=state)
+
+
+def test_augmentation_changes_every_batch_by_noise_of_its_own_and_nothing_else(monkeypatch):
+    """Order, labels and the noise of the objective are those of a run without it."""
+
+    def batches_of(augment):
+        objective, seen = make(), []
+        loss = objective.loss
+
+        def watched(batch):
+            seen.append((batch.images, batch.labels, batch.generator.get_state()))
+            return loss(batch)
+
+        monkeypatch.setattr(objective, "loss", watched)
+        run(objective, augment=augment)
+        return seen
+
+    plain, neutral, augmented = batches_of(None), batches_of(Augment()), batches_of(AUGMENT)
+    assert len(plain) == len(augmented) == 18
+    for step, ((images, labels, noise), other, changed) in enumerate(zip(plain, neutral, augmented, strict=True)):
+        assert torch.equal(images, other[0])
+        assert torch.equal(labels, changed[1]) and torch.equal(noise, changed[2])
+        assert torch.equal(changed[0], AUGMENT(images, torch.Generator().manual_seed(mix(0, 3, step))))
+        assert ((changed[0] - images).abs().amax((1, 2, 3)) > 0.01).all()
+    assert same(run(make()), run(make(), augment=Augment()))
+
+
+def test_a_jitter_that_the_images_cannot_have_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(ModelError, match="augmentation: hue: given 0.1; allowed: 0, for these images have 1 channel"):
+        run(make(), augment=Augment(hue=0.1), state=tmp_path / "state.pt")
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_a_row_of_images_and_a_row_of_the_same_augmented_are_shown():
+    class Shown(Listener):
+        def images(self, step, name, images):
+            super().images(step, name, images)
+            if name == "augmentation":
+                rows.append((step, images))
+
+    rows = []
+    run(make(), augment=AUGMENT, recorder=Shown())
+    assert [step for step, _ in rows] == [6, 12, 18]
+    for step, picture in rows:
+        plain = draw(*data(), step - 1, 6, 6, 0).images
+        augmented = AUGMENT(plain, torch.Generator().manual_seed(mix(0, 3, step - 1)))
+        expected = [torch.cat(list(row), 2) for row in (plain, augmented)]
+        assert torch.equal(picture[0], torch.cat(expected, 1))
 
 
 def test_the_state_of_other_images_or_labels_is_refused(tmp_path):

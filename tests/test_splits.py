@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +19,6 @@ from tasks import omniglot as omniglot_module
 from tasks.datasets import DATASETS, describe, omniglot
 from tasks.episodes import EpisodeSampler
 from tasks.errors import DataError
-from tasks.omniglot import find
 from tasks.splits import Dataset, Partition, lake, rotated, seeded_order, shuffled, vinyals
 from tasks.store import Store
 
@@ -276,25 +274,13 @@ def test_unknown_split() -> None:
 opened = functools.cache(omniglot)
 
 
-@pytest.fixture(scope="module")
-def real(data_root: Path, tmp_path_factory) -> Path:
-    """A data root of its own with links to the real files, so that nothing is written beside them."""
-    root = tmp_path_factory.mktemp("omniglot")
-    for part in (omniglot_module.BACKGROUND, omniglot_module.EVALUATION):
-        found = find(data_root, (part,))
-        assert found, f"{part.folder} is not under {data_root}"
-        (root / found[0][0].name).symlink_to(found[0][0].resolve())
-    shutil.copytree(data_root / "splits", root / "splits")
-    return root
-
-
 def sizes(dataset: Dataset) -> list[tuple[int, int, int]]:
     parts = (dataset.train, dataset.val, dataset.test)
     return [(len(p.class_names), len(p.base_classes), len(p.index)) for p in parts]
 
 
-def test_real_lake(real: Path) -> None:
-    dataset = opened(real)
+def test_real_lake(omniglot_root: Path) -> None:
+    dataset = opened(omniglot_root)
     train, val, test = sizes(dataset)
     assert train[0] + val[0] == 964 and test == (659, 659, 13180)
     assert dataset.train.store.images.shape == (32460, 1, 28, 28)
@@ -310,21 +296,21 @@ def test_real_lake(real: Path) -> None:
         "Sanskrit",
         "Tagalog",
     ]  # golden: which alphabets validate by default
-    assert opened(real, split_seed=1).val.class_names != dataset.val.class_names
+    assert opened(omniglot_root, split_seed=1).val.class_names != dataset.val.class_names
 
 
-def test_real_lake_with_rotations(real: Path) -> None:
-    upright, turned = opened(real), opened(real, rotations=True)
+def test_real_lake_with_rotations(omniglot_root: Path) -> None:
+    upright, turned = opened(omniglot_root), opened(omniglot_root, rotations=True)
     assert sizes(turned)[2] == (659 * 4, 659, 13180 * 4)
     assert turned.val.base_classes == upright.val.base_classes
 
 
-def test_real_vinyals(real: Path) -> None:
-    dataset = opened(real, split="vinyals")
+def test_real_vinyals(omniglot_root: Path) -> None:
+    dataset = opened(omniglot_root, split="vinyals")
     assert sizes(dataset) == [(4112, 1028, 82240), (688, 172, 13760), (1692, 423, 33840)]
-    flat = opened(real, split="vinyals", rotations=False)
+    flat = opened(omniglot_root, split="vinyals", rotations=False)
     assert sizes(flat) == [(1028, 1028, 20560), (172, 172, 3440), (423, 423, 8460)]
-    background = opened(real, split="lake")
+    background = opened(omniglot_root, split="lake")
     known = background.train.base_classes | background.val.base_classes
     assert len(dataset.train.base_classes & known) == 792
     assert not dataset.test.base_classes & known
@@ -332,14 +318,14 @@ def test_real_vinyals(real: Path) -> None:
     assert train & test == {"Gurmukhi"}
 
 
-def test_real_random(real: Path) -> None:
-    dataset = opened(real, split="random")
+def test_real_random(omniglot_root: Path) -> None:
+    dataset = opened(omniglot_root, split="random")
     assert sizes(dataset) == [(1100, 1100, 22000), (100, 100, 2000), (423, 423, 8460)]
 
 
-def test_real_pixels_reach_the_known_accuracy(real: Path) -> None:
+def test_real_pixels_reach_the_known_accuracy(omniglot_root: Path) -> None:
     """Nearest neighbour on pixels, 5-way 1-shot: 41.7 % in Hsu et al. 2019, on another split."""
-    test = opened(real).test
+    test = opened(omniglot_root).test
     episodes = EpisodeSampler(test.labels, ways=5, shots=1, queries=15, seed=0)[0:300]
     support = test.gather(episodes.support).reshape(300, 5, -1).astype(np.float32)
     query = test.gather(episodes.query).reshape(300, 75, -1).astype(np.float32)

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import metalearn.train
+from gvae.augment import Augment
+from gvae.pretrain import mix
 from gvae.recorder import Recorder
 from metalearn.errors import UserError
 from metalearn.evaluate import evaluate_images
@@ -17,6 +19,9 @@ SETTINGS = {
     "ways": 3, "shots": 1, "queries": 4, "meta_batch": 2, "iterations": 8, "learning_rate": 0.01, "seed": 0,
     "eval_every": 2, "eval_episodes": 10,
 }  # fmt: skip
+
+
+AUGMENT = Augment(rotation=30.0, translation=0.1, scale=(0.8, 1.2))
 
 
 class Net(nn.Module):
@@ -65,10 +70,14 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("kind", ["maml", "anil", "prototypical", "ridge"])
-def test_resumed_is_bitwise_uninterrupted(kind, data, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "augment"),
+    [("maml", None), ("anil", None), ("prototypical", None), ("ridge", None), ("prototypical", AUGMENT)],
+)
+def test_resumed_is_bitwise_uninterrupted(kind, augment, data, tmp_path):
     whole, log = build(kind), Log()
-    result = meta_train(whole, data.train, data.val, **SETTINGS, state=tmp_path / "whole.pt", recorder=log)
+    settings = {**SETTINGS, "augment": augment}
+    result = meta_train(whole, data.train, data.val, **settings, state=tmp_path / "whole.pt", recorder=log)
 
     class Cut(Exception):
         pass
@@ -80,10 +89,10 @@ def test_resumed_is_bitwise_uninterrupted(kind, data, tmp_path):
 
     torch.manual_seed(7)  # the global state must not matter
     with pytest.raises(Cut):
-        meta_train(build(kind), data.train, data.val, **SETTINGS, state=tmp_path / "cut.pt", recorder=CutAfter())
+        meta_train(build(kind), data.train, data.val, **settings, state=tmp_path / "cut.pt", recorder=CutAfter())
     second, rest = build(kind), Log()
     torch.rand(3)
-    again = meta_train(second, data.train, data.val, **SETTINGS, state=tmp_path / "cut.pt", recorder=rest)
+    again = meta_train(second, data.train, data.val, **settings, state=tmp_path / "cut.pt", recorder=rest)
     assert again == result and equal(second.state_dict(), whole.state_dict())
     assert rest.values["train/loss"] == {s: v for s, v in log.values["train/loss"].items() if s > 4}
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "cut.pt"))
@@ -91,7 +100,7 @@ def test_resumed_is_bitwise_uninterrupted(kind, data, tmp_path):
     moments = [[s["exp_avg_sq"] for s in state["optimizer"]["state"].values()] for state in (one, two)]
     assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
     third = build(kind)
-    assert meta_train(third, data.train, data.val, **SETTINGS, state=tmp_path / "cut.pt") == result
+    assert meta_train(third, data.train, data.val, **settings, state=tmp_path / "cut.pt") == result
     assert equal(third.state_dict(), whole.state_dict())
 
 
@@ -104,6 +113,32 @@ def test_validation_chooses_and_everything_is_recorded(data):
     assert log.done[-1] == (8, 8) and not learner.training
     checks = EpisodeSampler(data.val.labels, ways=3, shots=1, queries=4, seed=0)
     assert evaluate_images(learner, data.val, checks, 10).mean() / 12 == pytest.approx(result.best_accuracy)
+
+
+def test_each_image_of_a_training_episode_is_augmented_on_its_own_and_no_other_image(data, monkeypatch):
+    """Also the same image: learn2learn turns all images of an episode alike (DESIGN 7)."""
+    trained, checked = [], []
+
+    def meta_train_watched(augment):
+        trained.clear(), checked.clear()
+        learner = build("prototypical")
+        loss, adapt = type(learner).meta_loss, type(learner).adapt
+        with monkeypatch.context() as patch:
+            patch.setattr(type(learner), "meta_loss", lambda self, *a: trained.append(a) or loss(self, *a))
+            patch.setattr(type(learner), "adapt", lambda self, *a: checked.append(a[0]) or adapt(self, *a))
+            meta_train(learner, data.train, data.val, **SETTINGS, augment=augment)
+        return list(trained), list(checked)
+
+    (plain, plain_checks), (changed, checks) = meta_train_watched(None), meta_train_watched(AUGMENT)
+    assert len(plain) == len(changed) == 16 and len(checks) == len(plain_checks) > 0
+    assert all(torch.equal(one, other) for one, other in zip(plain_checks, checks, strict=True))
+    for index, (before, after) in enumerate(zip(plain, changed, strict=True)):
+        assert torch.equal(before[1], after[1]) and torch.equal(before[3], after[3])
+        noise = torch.Generator().manual_seed(mix(0, 4, index))
+        assert torch.equal(after[0], AUGMENT(before[0], noise)) and torch.equal(after[2], AUGMENT(before[2], noise))
+        assert ((after[2] - before[2]).abs().amax((1, 2, 3)) > 0.01).all()
+    turns = AUGMENT.draw(12, torch.Generator().manual_seed(mix(0, 4, 0)), torch.device("cpu")).rotation
+    assert len(turns.unique()) == 12
 
 
 @pytest.mark.parametrize("kind", ["maml", "anil", "prototypical"])
@@ -163,6 +198,12 @@ def test_what_cannot_be_trained_or_resumed(data, tmp_path):
     meta_train(build("prototypical"), data.train, data.val, **SETTINGS, state=path)
     with pytest.raises(UserError, match=r"another meta-training: learning_rate 0\.01 \(now 0\.1\); remove it"):
         meta_train(build("prototypical"), data.train, data.val, **{**SETTINGS, "learning_rate": 0.1}, state=path)
+    with pytest.raises(UserError, match=r"another meta-training: augmentation None \(now {'rotation': 30\.0, "):
+        meta_train(build("prototypical"), data.train, data.val, **SETTINGS, augment=AUGMENT, state=path)
+    augmented = tmp_path / "augmented.pt"
+    meta_train(build("prototypical"), data.train, data.val, **SETTINGS, augment=AUGMENT, state=augmented)
+    with pytest.raises(UserError, match=r"another meta-training: augmentation {'rotation': 30\.0, .*} \(now None\)"):
+        meta_train(build("prototypical"), data.train, data.val, **SETTINGS, state=augmented)
     other = build("prototypical")
     other.extractor.net[0].weight.data += 1
     with pytest.raises(UserError, match="another meta-training: initial weights"):
