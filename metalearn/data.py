@@ -42,7 +42,9 @@ def check(name: str, root: Path, report: Progress, options: Mapping[str, Any] | 
     kind = _kind(name, options)
     choice = check_kind("dataset", kind, DATASETS, TABLES["dataset"].skip)
     origin, findings = ORIGINS.get(name), None
-    if origin is not None and (origin.find is None or choice.options.get("source") or origin.find(root)):
+    given = origin is not None and (origin.find is None or choice.options.get("source"))
+    files = origin.find(root) if origin is not None and origin.find is not None and not given else []
+    if origin is not None and (given or files):
         listing, decoder = origin.open(root, report=report, **choice.options)
         findings = look_at_listing(listing, decoder, report)
         if findings.problems:
@@ -57,6 +59,7 @@ def check(name: str, root: Path, report: Progress, options: Mapping[str, Any] | 
             f"{store.fingerprint[:16]}); remove the store that `metalearn data list` names and prepare it again"
         )
     lines = [f"{dataset.label}: no class in two parts; every packed image as it was packed ({store.fingerprint[:16]})"]
+    lines += [f"  from {path} ({what})" for path, what in files]
     lines += [_counts(dataset, part) for part in PARTS]
     lines += _described(findings or look_at_store(store, report), dataset, looked_at_files=findings is not None)
     return "\n".join([*lines, *_notes(store.info)])
@@ -122,6 +125,8 @@ def _counts(dataset: Dataset, part: str) -> str:
     counts = np.bincount(partition.labels, minlength=len(partition.class_names)).tolist()
     sizes = sorted(set(counts))
     line = f"  {part:5} {len(counts):5} classes x {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''} images"
+    if len(partition.base_classes) < len(counts):
+        line += f" (quarter turns of {len(partition.base_classes)})"
     if len(sizes) == 1:
         return line
     each = [f"{name} {count}" for name, count in zip(partition.class_names, counts, strict=True)]

@@ -10,6 +10,7 @@ from tasks.folders import existing
 from tasks.glyphs import glyph_store
 from tasks.mini_imagenet import MINI_IMAGENET
 from tasks.omniglot import BACKGROUND, EVALUATION, omniglot_store
+from tasks.oneshot import omniglot_runs
 from tasks.own_images import csv, folder
 from tasks.progress import Progress, silent
 from tasks.splits import Dataset, lake, rotated, shuffled, upright, vinyals
@@ -95,7 +96,7 @@ def mini_imagenet(
     cache: Path | None = None,
     report: Progress = silent,
 ) -> Dataset:
-    """mini-ImageNet: 100 classes of ImageNet, 600 colour images each, 64 / 16 / 20 classes (Ravi and Larochelle 2017).
+    """mini-ImageNet: 100 classes of ImageNet, 600 colour images each, 64 / 16 / 20 (Ravi and Larochelle 2017).
 
     Read from any form that is about: caches by class (.pkl), pickles with labels, HDF5, csv and images, parquet,
     folders; also within an archive. Images are (3, image_size, image_size) uint8, sides stretched as in the original.
@@ -137,13 +138,14 @@ def fc100(
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
-    "glyphs": glyphs,
-    "omniglot": omniglot,
-    "mini-imagenet": mini_imagenet,
     "cifar-fs": cifar_fs,
+    "csv": csv,
     "fc100": fc100,
     "folder": folder,
-    "csv": csv,
+    "glyphs": glyphs,
+    "mini-imagenet": mini_imagenet,
+    "omniglot": omniglot,
+    "omniglot-runs": omniglot_runs,
 }
 
 

@@ -90,6 +90,8 @@ def _reason(data: bytes, error: Exception) -> str:
         return "the file is empty"
     if data.lstrip()[:1] == b"<":
         return "it is an HTML or XML page"
+    if isinstance(error, Pillow.UnidentifiedImageError) and data.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+        return f"the image is damaged, or cut short after {len(data):,} bytes"
     if isinstance(error, Pillow.UnidentifiedImageError):
         return f"it begins with {data[:8]!r}"
     return str(error)

@@ -44,12 +44,13 @@ class EpisodeSampler:
         self,
         labels: Int[np.ndarray, "n"],
         *,
-        ways: int,
-        shots: int,
-        queries: int,
-        seed: int,
+        ways: int | np.integer,
+        shots: int | np.integer,
+        queries: int | np.integer,
+        seed: int | np.integer,
         class_names: Sequence[str] | None = None,
     ) -> None:
+        ways, shots, queries, seed = map(operator.index, (ways, shots, queries, seed))
         for name, value in {"ways": ways, "shots": shots, "queries": queries}.items():
             if value < 1:
                 raise DataError(f"{name}={value}: an episode needs at least 1; give {name} >= 1")

@@ -132,11 +132,12 @@ def _place(root: Path, part: Part, cache: Path | None) -> Path | None:
 
 
 def _of_torchmeta(path: Path) -> bool:
+    """Whether a data.hdf5 is Omniglot's, by its folder's name, which torchmeta gives, or by what is in it."""
     source = Hdf5(path)
     try:
-        return any(part.folder in source.top() for part in PARTS)
-    except DataError:  # said once it is read
-        return path.parent.name == "omniglot"  # as torchmeta names it
+        return path.parent.name == "omniglot" or any(part.folder in source.top() for part in PARTS)
+    except DataError:
+        return False
     finally:
         source.close()
 

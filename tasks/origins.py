@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks import omniglot
+from tasks import omniglot, oneshot
 from tasks.cifar_sets import CIFAR_FS, FC100
 from tasks.decode import Decoder
 from tasks.image_sets import ImageSet
@@ -31,12 +31,17 @@ def _open_omniglot(root: Path, *, image_size: int, report: Progress, **_: object
     return omniglot.listing(root, report=report), omniglot.drawing_decoder(image_size)
 
 
+def _open_runs(root: Path, *, image_size: int, report: Progress, **_: object) -> tuple[Listing, Decoder]:
+    return oneshot.listing(root, report=report), omniglot.drawing_decoder(image_size)
+
+
 def _of(images: ImageSet) -> Origin:
     return Origin(images.find, images.open, images.obtain)
 
 
 ORIGINS = {
     "omniglot": Origin(omniglot.find, _open_omniglot, omniglot.OBTAIN),
+    "omniglot-runs": Origin(oneshot.find, _open_runs, oneshot.OBTAIN),
     "mini-imagenet": _of(MINI_IMAGENET),
     "cifar-fs": _of(CIFAR_FS),
     "fc100": _of(FC100),

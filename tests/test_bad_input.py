@@ -46,7 +46,7 @@ def test_repeated_key(shell):
         ("seed=3", "unknown key 'seed'; did you mean 'seeds'? allowed: baseline, dataset, episodes,"),
         ("pretraining.training.epoch=3", "pretraining.training: unknown key 'epoch'; did you mean 'epochs'?"),
         ("dataset.clases=3", "dataset: dataset 'glyphs': unknown key 'clases'; did you mean 'classes'? allowed:"),
-        ("dataset.kind=omniglt", "dataset: unknown dataset 'omniglt'; did you mean 'omniglot'? allowed: glyphs"),
+        ("dataset.kind=omniglt", "dataset: unknown dataset 'omniglt'; did you mean 'omniglot'? allowed: cifar-fs, csv"),
         (
             "learners.proto.kind=protypical",
             "learners.proto: unknown learner 'protypical'; did you mean 'prototypical'?",

@@ -92,6 +92,7 @@ def test_transparency_is_laid_on_white() -> None:
         (b"<!DOCTYPE html>", "it is an HTML or XML page"),
         (b"hello there", "it begins with b'hello th'"),
         (encoded(picture())[:200], "x is not a readable image"),
+        (encoded(picture(), "JPEG")[:20], "readable image .the image is damaged, or cut short after 20 bytes"),
         (encoded(picture(), "JPEG")[:600], "x is not a readable image"),
         (encoded(picture(), "GIF"), "x is not a readable image .it begins with b'GIF8"),
         (encoded(Image.fromarray(np.zeros((4, 4), np.uint16))), "x has more than 8 bits a channel .I;16"),

@@ -53,6 +53,71 @@ def test_no_replacement_and_the_same_in_any_batch(data, seed: int, start: int) -
         np.testing.assert_array_equal(alone.classes[0], batch.classes[i])
 
 
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**64 - 1), start=st.integers(0, 2**63 - 2))
+def test_tight_settings_use_every_class_and_every_image(data, seed: int, start: int) -> None:
+    """ways = classes and shots + queries = the size of the smallest class, beside classes of any larger size."""
+    smallest = data.draw(st.integers(2, 8))
+    sizes = [smallest, *data.draw(st.lists(st.integers(smallest, 400), max_size=6))]
+    labels = np.array(data.draw(st.permutations(np.repeat(np.arange(len(sizes)) - 3, sizes).tolist())))
+    shots = data.draw(st.integers(1, smallest - 1))
+    episode = make(labels, ways=len(sizes), shots=shots, queries=smallest - shots, seed=seed)[start]
+    assert sorted(episode.classes[0].tolist()) == sorted(set(labels.tolist()))
+    for kind, images in zip(episode.classes[0], flat(episode)[0], strict=True):
+        assert len(set(images)) == smallest and set(labels[images]) == {kind}
+        if kind == -3:
+            assert sorted(images) == np.flatnonzero(labels == kind).tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8), ways=st.integers(1, 10), needed=st.integers(2, 12))
+def test_too_few_classes_or_images_are_named_whatever_the_sizes(sizes: list[int], ways: int, needed: int) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    fits = ways <= len(sizes) and needed <= min(sizes)
+    if fits:
+        assert make(labels, ways=ways, shots=1, queries=needed - 1)[0].support.shape == (1, ways, 1)
+        return
+    with pytest.raises(DataError) as caught:
+        make(labels, ways=ways, shots=1, queries=needed - 1)
+    if ways > len(sizes):
+        assert f"ways={ways}, but the data has only {len(sizes)} classes" in str(caught.value)
+    else:
+        small = [k for k, size in enumerate(sizes) if size < needed]
+        assert f"class {small[0]} has {sizes[small[0]]} images" in str(caught.value)
+        assert f"give shots + queries <= {min(sizes)}" in str(caught.value)
+        assert (f"({len(small) - 1} more classes are too small)" in str(caught.value)) == (len(small) > 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(max_value=-1), index=st.integers(max_value=-1), huge=st.integers(2**63, 2**70))
+def test_negative_and_too_large_numbers_have_their_words(seed: int, index: int, huge: int) -> None:
+    with pytest.raises(DataError, match=f"episode seed {seed}: allowed are whole numbers from 0 to 2"):
+        make(seed=seed)
+    for wrong in (index, huge):
+        with pytest.raises(DataError, match=f"episode index {wrong}: allowed are whole numbers from 0 to 2"):
+            make()[wrong]
+    with pytest.raises(DataError, match="episode index slice"):
+        make()[index:3]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**63 - 1), index=st.integers(0, 2**63 - 3), kind=st.sampled_from([np.int64, np.uint64]))
+def test_numpy_numbers_do_as_whole_numbers_do(seed: int, index: int, kind: type) -> None:
+    plain = make(seed=seed)[index : index + 2]
+    sampler = make(ways=kind(5), shots=kind(1), queries=kind(15), seed=kind(seed))
+    np.testing.assert_array_equal(flat(sampler[kind(index)])[0], flat(plain)[0])
+    np.testing.assert_array_equal(flat(sampler[kind(index) : kind(index + 2)]), flat(plain))
+
+
+@pytest.mark.parametrize("seed", [0, 2**32, 2**64 - 1])
+def test_the_last_indices_and_seeds(seed: int) -> None:
+    sampler = make(seed=seed)
+    last = sampler[2**63 - 3 : 2**63]
+    assert len(np.unique(flat(last).reshape(3, -1), axis=0)) == 3
+    np.testing.assert_array_equal(flat(sampler[2**63 - 1])[0], flat(last)[2])
+    np.testing.assert_array_equal(flat(make(seed=np.uint64(seed))[7]), flat(sampler[7]))
+
+
 def test_the_same_over_blocks_steps_and_orders() -> None:
     sampler = make(seed=5)
     whole = flat(sampler[0:3000])
@@ -114,6 +179,19 @@ def test_images_are_uniform_at_every_position() -> None:
         for b in range(a):
             pairs = (in_class[..., a] * 6 + in_class[..., b]).ravel()
             assert uniform_p(np.bincount(pairs, minlength=36)[np.arange(36) % 7 != 0]) > 1e-3
+
+
+def test_classes_of_very_different_sizes_are_uniform_and_so_are_the_images_of_each() -> None:
+    sizes = np.array([3, 4, 50, 300])
+    sampler = make(np.repeat(np.arange(4), sizes), ways=2, shots=1, queries=2, seed=8)
+    episodes = sampler[0:40000]
+    for way in range(2):
+        assert uniform_p(np.bincount(episodes.classes[:, way], minlength=4)) > 1e-3
+    starts = np.cumsum(sizes) - sizes
+    for k, size in enumerate(sizes):
+        images = flat(episodes)[episodes.classes == k] - starts[k]  # (times, 3)
+        for position in range(3):
+            assert uniform_p(np.bincount(images[:, position], minlength=size)) > 1e-3
 
 
 def test_ways_are_independent_of_each_other() -> None:

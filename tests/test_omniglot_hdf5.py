@@ -15,9 +15,10 @@ from tiny_omniglot import BACKGROUND, DRAWINGS, EVALUATION, PARTS, write_zip
 from metalearn.data import overview
 from tasks import download as download_module
 from tasks import omniglot as omniglot_module
-from tasks.datasets import ORIGINS, omniglot
+from tasks.datasets import omniglot
 from tasks.errors import DataError
 from tasks.omniglot import find, omniglot_store
+from tasks.origins import ORIGINS
 
 pack = functools.partial(omniglot_store, parts=PARTS)
 ALL = BACKGROUND | EVALUATION
@@ -42,7 +43,8 @@ def write(path: Path, datasets: dict[str, np.ndarray], **options) -> Path:
 
 
 @pytest.fixture
-def offline(monkeypatch) -> None:
+def offline(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download_module, "_ATTEMPTS", 1)
 
 
@@ -128,6 +130,12 @@ def test_wrong_contents(tmp_path: Path, change: dict, words: str) -> None:
     with pytest.raises(DataError, match=words):
         pack(tmp_path)
     assert not list(tmp_path.glob("stores/omniglot*"))
+
+
+def test_a_file_that_torchmeta_did_not_finish(tmp_path: Path) -> None:
+    write(tmp_path / "omniglot" / "data.hdf5", {})
+    with pytest.raises(DataError, match="data.hdf5, images_background holds 0 characters, expected 4; fetch it again"):
+        pack(tmp_path)
 
 
 @pytest.mark.parametrize(

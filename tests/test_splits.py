@@ -1,6 +1,8 @@
 """Parts without a common class, and the splits of Omniglot; the last tests read the real one."""
 
 import functools
+import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_omniglot import BACKGROUND, DRAWINGS, EVALUATION, PARTS, write_zip
 
 from tasks import datasets as datasets_module
@@ -102,6 +106,95 @@ def test_shuffled_takes_each_class_once() -> None:
     assert len({name for part in parts.values() for name in part}) == 10
 
 
+letters = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/"), min_size=1, max_size=6)
+class_names = st.sets(st.builds("{}/{}".format, letters, letters), max_size=40)
+seeds = st.integers(0, 2**64 - 1)
+
+
+def complete(parts: dict[str, list[str]], names: set[str]) -> None:
+    """Every name is in one part, once."""
+    assert sorted(name for part in parts.values() for name in part) == sorted(names)
+
+
+@settings(max_examples=100, deadline=None)
+@given(names=class_names, seed=seeds, train=st.integers(0, 50), val=st.integers(0, 50), data=st.data())
+def test_any_shuffled_split_is_complete_and_knows_no_order(
+    names: set[str], seed: int, train: int, val: int, data: st.DataObject
+) -> None:
+    parts = shuffled(sorted(names), seed, train=train, val=val)
+    complete(parts, names)
+    assert len(parts["train"]) == min(train, len(names)) and len(parts["val"]) == min(val, max(0, len(names) - train))
+    assert shuffled(data.draw(st.permutations(sorted(names))), seed, train=train, val=val) == parts
+
+
+@settings(max_examples=100, deadline=None)
+@given(names=class_names, seed=seeds, data=st.data())
+def test_any_lake_split_is_complete_and_keeps_alphabets_whole(
+    names: set[str], seed: int, data: st.DataObject
+) -> None:
+    background = {name for name in names if data.draw(st.booleans())}
+    parts = lake(sorted(background), sorted(names - background), seed)
+    complete(parts, names)
+    assert set(parts["test"]) == names - background
+    train, val = ({name.split("/")[0] for name in parts[part]} for part in ("train", "val"))
+    assert not train & val
+    alphabets = len(train | val)
+    assert len(val) == min(alphabets, max(1, round(0.2 * alphabets)))
+    other = lake(data.draw(st.permutations(sorted(background))), sorted(names - background), seed)
+    assert {part: sorted(listed) for part, listed in other.items()} == {
+        part: sorted(listed) for part, listed in parts.items()
+    }
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(st.integers(1, 6), min_size=3, max_size=12), seed=seeds, data=st.data())
+def test_any_partition_holds_the_images_of_its_classes_and_no_others(
+    sizes: list[int], seed: int, data: st.DataObject
+) -> None:
+    names = tuple(f"c{k:02d}" for k in range(len(sizes)))
+    offsets = np.cumsum([0, *sizes]).astype(np.int64)
+    images = np.arange(offsets[-1], dtype=np.uint8).reshape(-1, 1, 1, 1)
+    train = data.draw(st.integers(1, len(sizes) - 2))
+    parts = shuffled(names, seed, train=train, val=data.draw(st.integers(1, len(sizes) - train - 1)))
+    dataset = Dataset.of_classes("any", "random", Store("any", images, offsets, names), parts)
+    rows = [getattr(dataset, part).index.tolist() for part in parts]
+    assert sorted(row for part in rows for row in part) == list(range(len(images)))
+    for part in parts:
+        partition = getattr(dataset, part)
+        for row, label in zip(partition.index.tolist(), partition.labels.tolist(), strict=True):
+            k = int(partition.class_names[label][1:])
+            assert offsets[k] <= row < offsets[k + 1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(names=class_names.filter(bool), data=st.data())
+def test_any_class_in_two_parts_is_named(names: set[str], data: st.DataObject) -> None:
+    kinds = tuple(sorted(names))
+    offsets = np.arange(len(kinds) + 1)
+    data_store = Store("any", np.zeros((len(kinds), 1, 1, 1), np.uint8), offsets, kinds)
+    shared = data.draw(st.sampled_from(kinds))
+    one, other = data.draw(st.permutations(("train", "val", "test")))[:2]
+    parts = {"train": [], "val": [], "test": []} | {one: [shared], other: [f"{shared}/rot090"]}
+    with pytest.raises(DataError) as caught:
+        Dataset.of_classes("any", "x", data_store, parts)
+    assert "overlap in 1 classes" in str(caught.value) and shared in str(caught.value)
+
+
+def test_splits_are_the_same_in_another_process() -> None:
+    code = (
+        "import json; from tasks.splits import lake, shuffled\n"
+        "names = {f'{a}/{c}' for a in 'ABCDEFGHIJ\\u00e9' for c in range(9)}\n"  # a set: another order each time
+        "print(json.dumps([lake(sorted(names), [], 3), shuffled(list(names), 2**64 - 1, train=50, val=9)]))"
+    )
+    for hash_seed in ("1", "2"):
+        told = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        ).stdout  # fmt: skip
+        names = sorted({f"{a}/{c}" for a in "ABCDEFGHIJ\u00e9" for c in range(9)})
+        assert json.loads(told) == [lake(names, [], 3), shuffled(names, 2**64 - 1, train=50, val=9)]
+
+
 def write_lists(root: Path, train: str, val: str = f"{NAMES[2]}/rot000", test: str = f"{NAMES[3]}/rot000") -> None:
     (root / "data" / "vinyals").mkdir(parents=True)
     for name, text in {"train": train, "val": val, "test": test}.items():
@@ -164,7 +257,7 @@ def test_table_of_datasets() -> None:
     assert sorted(DATASETS) == list(DATASETS)
     assert all(describe(name).endswith(".") and len(describe(name)) < 110 for name in DATASETS)
     with pytest.raises(
-        DataError, match="unknown dataset 'omniglt'; did you mean 'omniglot'. allowed: glyphs, omniglot"
+        DataError, match="unknown dataset 'omniglt'; did you mean 'omniglot'. allowed: .*glyphs, .*omniglot"
     ):
         describe("omniglt")
 
