@@ -311,6 +311,7 @@ def test_what_is_absent_is_fetched_and_packed(server: Server, zips: Path) -> Non
 
 
 def test_offline_says_where_to_put_the_files(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))  # a user's may hold Omniglot
     monkeypatch.setattr(download_module, "_ATTEMPTS", 1)
     with pytest.raises(DataError) as caught:
         pack(tmp_path)
