@@ -160,7 +160,8 @@ def fisher_yates(chances: np.ndarray, size: int) -> list[int]:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), m=st.integers(1, 8), seed=st.integers(0, 2**32))
 def test_drawing_within_classes_is_the_start_of_a_shuffle(data, m: int, seed: int) -> None:
-    sizes = np.array(data.draw(st.lists(st.integers(m, data.draw(st.sampled_from([m, 4 * m, 100, 10**6]))), max_size=5)))
+    largest = data.draw(st.sampled_from([m, 4 * m, 100, 10**6]))
+    sizes = np.array(data.draw(st.lists(st.integers(m, largest), max_size=5)))
     chances = np.random.default_rng(seed).integers(0, 2**64, (m, len(sizes)), np.uint64)
     expected = [fisher_yates(chances[:, row], int(size)) for row, size in enumerate(sizes)]
     np.testing.assert_array_equal(_sample(chances, sizes.astype(np.int64)).T, np.array(expected).reshape(-1, m))
