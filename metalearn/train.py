@@ -16,6 +16,7 @@ from metalearn.errors import UserError
 from metalearn.evaluate import episode_images, evaluate_images, located
 from metalearn.learners.base import Learner
 from tasks.episodes import EpisodeSampler
+from tasks.resident import DeviceImages
 from tasks.splits import Partition
 
 
@@ -67,14 +68,16 @@ def meta_train(
         "learner": type(learner).__name__, "initial weights": fingerprint(learner),
     }  # fmt: skip
     done, best = resume(state, settings, learner, optimizer)
+    episodes = episode_images(DeviceImages(train, device), tasks, done * meta_batch, iterations * meta_batch)
+    val_images = DeviceImages(val, device)
 
     for iteration in range(done, iterations):
         with reproducible(seed, iteration, device):
-            loss, accuracy = meta_step(learner, optimizer, train, tasks, iteration, meta_batch, device)
+            loss, accuracy = meta_step(learner, optimizer, episodes, iteration, meta_batch)
         recorder.scalars(iteration + 1, {"train/loss": loss, "train/accuracy": accuracy})
         if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
             with located(f"validation after iteration {iteration}"):
-                correct = evaluate_images(learner, val, checks, eval_episodes, device=device)
+                correct = evaluate_images(learner, val_images, checks, eval_episodes, device=device)
             validation = float(correct.mean()) / (ways * queries)
             recorder.scalars(iteration + 1, {"val/accuracy": validation})
             if best is None or validation > best["accuracy"]:
@@ -93,20 +96,18 @@ def meta_train(
 def meta_step(
     learner: Learner,
     optimizer: torch.optim.Optimizer,
-    train: Partition,
-    tasks: EpisodeSampler,
+    episodes: Iterator[tuple[Tensor, Tensor, Tensor, Tensor]],
     iteration: int,
     meta_batch: int,
-    device: str | torch.device,
 ) -> tuple[float, float]:
-    """One optimiser step on episodes ``iteration * meta_batch ..``; return the mean loss and the mean accuracy.
+    """One optimiser step on the next ``meta_batch`` episodes; return the mean loss and the mean accuracy.
 
     Raises UserError, before the step, on a loss or gradient that is not finite.
     """
     optimizer.zero_grad()
     total, correct, asked = 0.0, 0, 0
     for task in range(meta_batch):
-        support, labels, query, truth = episode_images(train, tasks, iteration * meta_batch + task, device)
+        support, labels, query, truth = next(episodes)
         where = f"meta-training stopped at iteration {iteration}, task {task}"
         with located(where):
             loss, right = learner.meta_loss(support, labels, query, truth)

@@ -23,7 +23,7 @@ class ImageReader:
         index: Int[np.ndarray, "m"],
         quarter_turns: Int8[np.ndarray, "m"],
     ) -> None:
-        _check(index, len(images), "row", "store")
+        check_numbers(index, len(images), "row", "store")
         _, channels, height, width = images.shape
         self.image_shape = (channels, height, width)
         self._stored = np.asarray(images).reshape(len(images), -1)
@@ -33,10 +33,6 @@ class ImageReader:
             self._stored, self._index = self._stored[index[0] : index[0] + self._size], None
         self._turns = quarter_turns if quarter_turns.any() else None
         self._pixels = {k: _turned_pixels(self.image_shape, k) for k in (1, 2, 3) if (quarter_turns == k).any()}
-
-    def rows(self, indices: Int[np.ndarray, "k"]) -> Int[np.ndarray, "k"]:
-        """Rows of the store's images at checked positions, (k,), counted from the first row of a part in one piece."""
-        return indices if self._index is None else self._index.take(indices)
 
     def turns(self, indices: Int[np.ndarray, "..."]) -> Int8[np.ndarray, "..."] | None:
         """Quarter turns at these positions, same shape; None where no image of all is turned."""
@@ -57,7 +53,7 @@ class ImageReader:
         return self._gather(indices, out, np.float32, True)
 
     def _gather(self, indices: np.ndarray, out: np.ndarray | None, dtype: type, turned: bool) -> np.ndarray:
-        _check(indices, self._size, "image", "part")
+        check_numbers(indices, self._size, "image", "part")
         out = _room(out, (*indices.shape, *self.image_shape), dtype)
         at, target = indices.reshape(-1), out.reshape(indices.size, self._stored.shape[1])
         step = max(1, _BLOCK // max(1, target.shape[1]))
@@ -74,7 +70,7 @@ class ImageReader:
         return out
 
     def _take(self, at: Int[np.ndarray, "b"], raw: UInt8[np.ndarray, "b d"]) -> None:
-        rows = self.rows(at)
+        rows = at if self._index is None else self._index.take(at)
         # A byte of each image first: the processor waits for many places in memory at once, not for one after another.
         self._stored.reshape(-1).take(rows * self._stored.shape[1], mode="clip")
         self._stored.take(rows, axis=0, out=raw, mode="clip")  # with the default mode numpy copies ``out``
@@ -93,7 +89,8 @@ def _turned_pixels(shape: tuple[int, int, int], k: int) -> Int[np.ndarray, "d"]:
     return np.rot90(np.arange(np.prod(shape)).reshape(shape), k, axes=(1, 2)).reshape(-1)
 
 
-def _check(indices: np.ndarray, size: int, what: str, of: str) -> None:
+def check_numbers(indices: np.ndarray, size: int, what: str, of: str) -> None:
+    """Raise DataError unless all are whole numbers from 0 to size - 1; the message names ``what`` ``of`` what."""
     if indices.dtype.kind not in "iu":
         raise DataError(f"{what} numbers are {indices.dtype}; give whole numbers from 0 to {size - 1}")
     low, high = (int(indices.min()), int(indices.max())) if indices.size else (0, -1)
