@@ -10,7 +10,7 @@ from jaxtyping import Int
 from tasks.errors import DataError
 from tasks.hashing import below, words
 
-_BLOCK = 1024  # episodes drawn at once: the working arrays then stay in the processor's cache
+_BLOCK = 256  # episodes drawn at once: the working arrays then stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +116,14 @@ def _sample(random: np.ndarray, sizes: Int[np.ndarray, "rows"]) -> Int[np.ndarra
     """
     m, rows = random.shape
     step = np.arange(m, dtype=np.int64)[:, None]
-    j = below(random, sizes - step) + step
+    j = below(random, sizes - step)
+    j += step
     longest = int(sizes.max(initial=m))
     if longest <= 4 * m:
         place, content = j, np.arange(longest, dtype=np.int32)[:, None].repeat(rows, 1)
     else:
-        place, content = _places(j), np.concatenate([step.repeat(rows, 1), j]).astype(np.int32)
+        j = j.astype(np.int32)
+        place, content = _places(j).astype(np.int64), np.concatenate([step.astype(np.int32).repeat(rows, 1), j])
     place = place * rows + np.arange(rows)  # in the flattened lists
     everything, picked = content.reshape(-1), np.empty((m, rows), np.int32)
     for i in range(m):
@@ -133,7 +135,7 @@ def _sample(random: np.ndarray, sizes: Int[np.ndarray, "rows"]) -> Int[np.ndarra
 def _places(j: Int[np.ndarray, "m rows"]) -> Int[np.ndarray, "m rows"]:
     """Number the places 0..m-1 and j: a place below m keeps its number, another gets m + the first k with its j[k]."""
     m = len(j)
-    place = np.where(j < m, j, np.arange(m, 2 * m)[:, None])
+    place = np.where(j < m, j, np.arange(m, 2 * m, dtype=j.dtype)[:, None])
     for k in range(m - 1):
         np.copyto(place[k + 1 :], place[k], where=j[k + 1 :] == j[k])
     return place
