@@ -15,6 +15,7 @@ from pathlib import Path
 
 import loky
 import numpy as np
+from measuring import held
 from PIL import Image as Pillow
 
 from tasks import scan as scan_module
@@ -63,12 +64,6 @@ def ours(source: Files, images: int, workers: int) -> None:
             pass
     finally:
         loky.cpu_count = before
-
-
-def held() -> int:
-    """Anonymous memory of this process in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def highest(images: int) -> tuple[float, float]:

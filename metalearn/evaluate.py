@@ -1,8 +1,8 @@
 """Correct counts per episode: all episodes at once on cached features, or one by one on images."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,23 +12,13 @@ from torch import Tensor
 from metalearn.errors import UserError
 from metalearn.learners.base import FeatureLearner, Learner
 from tasks.episodes import EpisodeSampler
+from tasks.resident import DeviceImages
+from tasks.splits import Partition
+
+_BATCH = 1 << 24  # bytes of float images of the episodes that are brought to the device at once
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, text), like ``gvae.pretrain.Recorder.progress``."""
-
-
-@runtime_checkable
-class Episodic(Protocol):
-    """What is needed of a ``tasks.splits.Partition``: uint8 images by index."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Class of each image, (n,)."""
-        ...
-
-    def gather(self, indices: np.ndarray) -> np.ndarray:
-        """Images (*indices.shape, c, h, w), uint8."""
-        ...
 
 
 def evaluate_features(
@@ -75,7 +65,7 @@ def evaluate_features(
 
 def evaluate_images(
     learner: Learner,
-    partition: Episodic,
+    images: Partition | DeviceImages,
     sampler: EpisodeSampler,
     episodes: int,
     *,
@@ -85,13 +75,14 @@ def evaluate_images(
     """How many queries of each of the first ``episodes`` episodes are classified right, adapting to each on
     its own.
 
-    The learner is brought to ``device`` and is otherwise left as it was. Raises UserError, naming the episode, when
-    it cannot adapt.
+    images: a part, or its images on ``device`` already. The learner is brought to ``device`` and is otherwise left as
+    it was. Raises UserError, naming the episode, when it cannot adapt.
     """
     learner = learner.to(device)
+    on_device = images if isinstance(images, DeviceImages) else DeviceImages(images, device)
     counts = np.empty(episodes, dtype=np.int64)
-    for index in range(episodes):
-        support, support_labels, query, query_labels = episode_images(partition, sampler, index, device)
+    for index, episode in enumerate(episode_images(on_device, sampler, 0, episodes)):
+        support, support_labels, query, query_labels = episode
         with located(f"episode {index}"), torch.no_grad():
             said = learner.adapt(support, support_labels)(query).argmax(-1)
         counts[index] = int((said == query_labels).sum())
@@ -100,17 +91,17 @@ def evaluate_images(
 
 
 def episode_images(
-    partition: Episodic, sampler: EpisodeSampler, index: int, device: str | torch.device
-) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, "n"], Float[Tensor, "q c h w"], Int[Tensor, "q"]]:
-    """Support images and labels, query images and labels of episode ``index``; images in [0, 1]."""
-    drawn = sampler[index]
+    images: DeviceImages, sampler: EpisodeSampler, start: int, stop: int
+) -> Iterator[tuple[Float[Tensor, "n c h w"], Int[Tensor, "n"], Float[Tensor, "q c h w"], Int[Tensor, "q"]]]:
+    """Support images and labels, query images and labels of episodes ``start`` to ``stop - 1``, one by one.
 
-    def images(indices: np.ndarray) -> Tensor:
-        raw = torch.from_numpy(partition.gather(indices.reshape(-1)))
-        return raw.to(device).float().div_(255)
-
-    support, query = drawn.support[0], drawn.query[0]
-    return images(support), way_labels(support.shape, device), images(query), way_labels(query.shape, device)
+    Images are in [0, 1], on the device of ``images``; labels are 0 to ways - 1.
+    """
+    each = 4 * math.prod((sampler.ways, sampler.shots + sampler.queries, *images.partition.image_shape))
+    labels = [way_labels((sampler.ways, count), images.device) for count in (sampler.shots, sampler.queries)]
+    for batch in images.episodes(sampler, start, stop, max(1, _BATCH // each)):
+        for support, query in zip(batch.support, batch.query, strict=True):
+            yield support.flatten(0, 1), labels[0], query.flatten(0, 1), labels[1]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor
 from metalearn.cache import key_of, read_tensor, weights_fingerprint, write_tensor
 from metalearn.errors import UserError
 from metalearn.extractors import FeatureExtractor
+from tasks.resident import DeviceImages
 from tasks.splits import Partition
 
 BATCH = 512
@@ -40,11 +41,10 @@ def extract(
     extractor = extractor.to(device).eval()
     total, found = len(partition.labels), []
     with torch.no_grad():
-        for start in range(0, total, BATCH):
-            stop = min(start + BATCH, total)
-            images = torch.from_numpy(partition.gather(np.arange(start, stop))).to(device).float().mul_(1 / 255)
-            found.append(_checked(extractor(images), stop - start, extractor).float().cpu())
-            progress(stop, total, "features")
+        source = DeviceImages(partition, device, share=0.0)  # each image is needed once: none is kept
+        for start, images in zip(range(0, total, BATCH), source.batches(np.arange(total), BATCH), strict=True):
+            found.append(_checked(extractor(images), len(images), extractor).float().cpu())
+            progress(start + len(images), total, "features")
     features = torch.cat(found)
     if not torch.isfinite(features).all():
         raise UserError(f"{type(extractor).__name__} gives features that are not finite; its weights are damaged")

@@ -18,7 +18,11 @@ from metalearn.errors import UserError
 from metalearn.evaluate import episode_images, evaluate_images, located
 from metalearn.learners.base import Learner
 from tasks.episodes import EpisodeSampler
+from tasks.resident import DeviceImages
 from tasks.splits import Partition
+
+Episode = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Support images and labels, query images and labels."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,18 @@ def meta_train(
         **({"augmentation": augment.settings()} if augment else {}),
     }  # fmt: skip
     done, best = resume(state, settings, learner, optimizer)
+    episodes = episode_images(DeviceImages(train, device), tasks, done * meta_batch, iterations * meta_batch)
+    if augment:
+        episodes = augmented(episodes, augment, seed, done * meta_batch)
+    val_images = DeviceImages(val, device)
 
     for iteration in range(done, iterations):
         with reproducible(seed, iteration, device):
-            loss, accuracy = meta_step(learner, optimizer, train, tasks, iteration, meta_batch, device, augment)
+            loss, accuracy = meta_step(learner, optimizer, episodes, iteration, meta_batch)
         recorder.scalars(iteration + 1, {"train/loss": loss, "train/accuracy": accuracy})
         if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
             with located(f"validation after iteration {iteration}"):
-                correct = evaluate_images(learner, val, checks, eval_episodes, device=device)
+                correct = evaluate_images(learner, val_images, checks, eval_episodes, device=device)
             validation = float(correct.mean()) / (ways * queries)
             recorder.scalars(iteration + 1, {"val/accuracy": validation})
             if best is None or validation > best["accuracy"]:
@@ -95,28 +103,28 @@ def meta_train(
     return MetaTrained(best["accuracy"], best["iteration"])
 
 
+def augmented(episodes: Iterator[Episode], augment: Augment, seed: int, first: int) -> Iterator[Episode]:
+    """Episodes from number ``first`` on, every image augmented on its own, by the seed and the episode's number."""
+    for number, (support, labels, query, truth) in enumerate(episodes, first):
+        noise = seeded(support.device, seed, 4, number)
+        yield augment(support, noise), labels, augment(query, noise), truth
+
+
 def meta_step(
     learner: Learner,
     optimizer: torch.optim.Optimizer,
-    train: Partition,
-    tasks: EpisodeSampler,
+    episodes: Iterator[Episode],
     iteration: int,
     meta_batch: int,
-    device: str | torch.device,
-    augment: Augment | None = None,
 ) -> tuple[float, float]:
-    """One optimiser step on episodes ``iteration * meta_batch ..``; return the mean loss and the mean accuracy.
+    """One optimiser step on the next ``meta_batch`` episodes; return the mean loss and the mean accuracy.
 
     Raises UserError, before the step, on a loss or gradient that is not finite.
     """
     optimizer.zero_grad()
     total, correct, asked = 0.0, 0, 0
     for task in range(meta_batch):
-        index = iteration * meta_batch + task
-        support, labels, query, truth = episode_images(train, tasks, index, device)
-        if augment:
-            noise = seeded(device, tasks.seed, 4, index)
-            support, query = augment(support, noise), augment(query, noise)
+        support, labels, query, truth = next(episodes)
         where = f"meta-training stopped at iteration {iteration}, task {task}"
         with located(where):
             loss, right = learner.meta_loss(support, labels, query, truth)

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from tasks.errors import DataError
 from tasks.hashing import below, words
 
-_BLOCK = 1024  # episodes drawn at once: the working arrays then stay in the processor's cache
+_BLOCK = 256  # episodes drawn at once: the working arrays then stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class EpisodeSampler:
     Episode i is the same whatever the batch it is asked for in, the order, the process and the machine.
     Classes are uniform without replacement, whatever their size; within a class so are the images.
     ``sampler[i]`` gives one episode (leading axis 1), ``sampler[a:b]`` a batch. Time and memory of a batch do
-    not depend on the size of the dataset.
+    not depend on the size of the dataset. Of sorted labels, which every ``Partition`` has, a sampler keeps where
+    each class starts and ends; of unsorted ones the position of every image too.
 
     labels: (n,) whole numbers, any order, one per image. ways, shots, queries: at least 1; shots and queries
     are per class. seed: 0 to 2**64 - 1. class_names: optional, only to name a class in an error by its label.
@@ -57,9 +58,13 @@ class EpisodeSampler:
         if not 0 <= seed < 2**64:
             raise DataError(f"episode seed {seed}: allowed are whole numbers from 0 to 2**64 - 1")
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
-        self._order = np.argsort(labels, kind="stable").astype(np.int64)
-        classes, starts, sizes = np.unique(labels[self._order], return_index=True, return_counts=True)
-        self._classes, self._starts, self._sizes = (a.astype(np.int64) for a in (classes, starts, sizes))
+        self._order = None if (labels[1:] >= labels[:-1]).all() else np.argsort(labels, kind="stable").astype(np.int64)
+        ordered = labels if self._order is None else labels[self._order]
+        first = np.ones(len(ordered), bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        self._starts = np.flatnonzero(first)
+        self._sizes = np.diff(self._starts, append=len(ordered))
+        self._classes = ordered[self._starts].astype(np.int64)
         self._check(class_names)
 
     def _check(self, class_names: Sequence[str] | None) -> None:
@@ -97,7 +102,9 @@ class EpisodeSampler:
         chosen = _sample(random[: self.ways], np.full(batch, len(self._classes)))  # (ways, b)
         sizes = self._sizes[chosen].reshape(-1)
         within = _sample(random[self.ways :].reshape(images, self.ways * batch), sizes)  # (images, ways * b)
-        found = self._order[self._starts[chosen].reshape(-1) + within]
+        found = self._starts[chosen].reshape(-1) + within
+        if self._order is not None:
+            found = self._order[found]
         found = np.ascontiguousarray(found.reshape(images, self.ways, batch).transpose(2, 1, 0))
         return found[..., : self.shots], found[..., self.shots :], self._classes[chosen].T
 
@@ -105,19 +112,34 @@ class EpisodeSampler:
 def _sample(random: np.ndarray, sizes: Int[np.ndarray, "rows"]) -> Int[np.ndarray, "m rows"]:
     """Draw m of 0..size-1 in random order without replacement, per row: the first m steps of Fisher-Yates.
 
-    Step i swaps places i and j[i] >= i of a list 0..size-1 that is never built: only what lies at the places
-    swapped so far is known, as (place j[k], content left[k]); later swaps overwrite earlier ones.
+    Step i takes what lies at place j[i] >= i of the list 0..size-1 and puts there what lies at place i, which no
+    later step looks at. A long list is not built: places are then numbered anew, only those that are used.
     """
-    # small numbers in 16 bits: four times as many fit into a processor's vector
-    j = np.empty(random.shape, np.int16 if sizes.max(initial=0) < 2**15 else np.int64)
-    left, picked = np.empty_like(j), np.empty_like(j)
-    for i in range(len(random)):
-        j[i] = below(random[i], sizes - i) + i
-        picked[i], left[i] = j[i], i
-        for k in range(i):
-            np.copyto(picked[i], left[k], where=j[k] == j[i])
-            np.copyto(left[i], left[k], where=j[k] == i)
+    m, rows = random.shape
+    step = np.arange(m, dtype=np.int64)[:, None]
+    j = below(random, sizes - step)
+    j += step
+    longest = int(sizes.max(initial=m))
+    if longest <= 4 * m:
+        place, content = j, np.arange(longest, dtype=np.int32)[:, None].repeat(rows, 1)
+    else:
+        j = j.astype(np.int32)
+        place, content = _places(j).astype(np.int64), np.concatenate([step.astype(np.int32).repeat(rows, 1), j])
+    place = place * rows + np.arange(rows)  # in the flattened lists
+    everything, picked = content.reshape(-1), np.empty((m, rows), np.int32)
+    for i in range(m):
+        everything.take(place[i], out=picked[i], mode="clip")  # the mode that needs no copy of ``out``
+        everything[place[i]] = content[i]
     return picked.astype(np.int64)
+
+
+def _places(j: Int[np.ndarray, "m rows"]) -> Int[np.ndarray, "m rows"]:
+    """Number the places 0..m-1 and j: a place below m keeps its number, another gets m + the first k with its j[k]."""
+    m = len(j)
+    place = np.where(j < m, j, np.arange(m, 2 * m, dtype=j.dtype)[:, None])
+    for k in range(m - 1):
+        np.copyto(place[k + 1 :], place[k], where=j[k + 1 :] == j[k])
+    return place
 
 
 def _episode_numbers(index: int | np.integer | slice) -> Int[np.ndarray, "b"]:

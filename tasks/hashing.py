@@ -14,7 +14,8 @@ _WORD = (1 << 64) - 1
 
 def mix(state: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
     """Finaliser of splitmix64: a bijection of 64-bit words whose output bits look independent. Same shape."""
-    mixed = state ^ (state >> np.uint64(30))
+    mixed = state >> np.uint64(30)
+    mixed ^= state
     mixed *= _MULTIPLIERS[0]
     mixed ^= mixed >> np.uint64(27)
     mixed *= _MULTIPLIERS[1]
@@ -45,4 +46,6 @@ def uniform(word: UInt64[np.ndarray, "..."], low: float = 0.0, high: float = 1.0
 def below(word: UInt64[np.ndarray, "..."], bound: int | np.ndarray) -> Int[np.ndarray, "..."]:
     """Words to int64 in [0, bound), 1 <= bound <= 2**31; no outcome is off its chance by more than 2**-32."""
     limit = np.asarray(bound).astype(np.uint64)
-    return (((word >> np.uint64(32)) * limit) >> np.uint64(32)).astype(np.int64)
+    scaled = (word >> np.uint64(32)) * limit
+    scaled >>= np.uint64(32)
+    return scaled.view(np.int64)  # below 2**31: the same number

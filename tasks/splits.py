@@ -4,14 +4,16 @@ import hashlib
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int8, Int64, UInt8
+from jaxtyping import Float32, Int, Int8, Int64, UInt8
 
 from tasks.errors import DataError
 from tasks.folders import walk
+from tasks.images import ImageReader
 from tasks.store import Store
 
 PARTS = ("train", "val", "test")
@@ -81,15 +83,25 @@ class Partition:
         """Class names without their rotation."""
         return frozenset(map(base_class, self.class_names))
 
-    def gather(self, indices: Int64[np.ndarray, "..."]) -> UInt8[np.ndarray, "... c h w"]:
-        """Images at positions 0 to n - 1, any shape, as uint8 (*shape, c, h, w). IndexError beyond n - 1."""
-        images = self.store.images[self.index[indices]]
-        turns = self.quarter_turns[indices]
-        for k in (1, 2, 3):
-            turned = turns == k
-            if turned.any():
-                images[turned] = np.rot90(images[turned], k, axes=(-2, -1))
-        return images
+    @cached_property
+    def reader(self) -> ImageReader:
+        """Gives the images by position, as uint8 or as float32."""
+        return ImageReader(self.store.images, self.index, self.quarter_turns)
+
+    def gather(
+        self, indices: Int[np.ndarray, "..."], out: np.ndarray | None = None
+    ) -> UInt8[np.ndarray, "... c h w"]:
+        """Images at positions 0 to n - 1, any shape, as uint8 (*shape, c, h, w), in ``out`` where it is given.
+
+        Raises DataError for a position that is not there and for an ``out`` of another shape or type.
+        """
+        return self.reader.uint8(indices, out)
+
+    def gather_floats(
+        self, indices: Int[np.ndarray, "..."], out: np.ndarray | None = None
+    ) -> Float32[np.ndarray, "... c h w"]:
+        """Like ``gather``, as float32 in [0, 1]."""
+        return self.reader.float32(indices, out)
 
     def images(self) -> UInt8[np.ndarray, "n c h w"]:
         """All images of this part, in memory."""

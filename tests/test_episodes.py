@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from tasks.episodes import EpisodeSampler
+from tasks.episodes import EpisodeSampler, _sample
 from tasks.errors import DataError
 
 SIZES = np.array([16, 20, 31, 18, 25, 16, 40])
@@ -212,6 +212,37 @@ def test_huge_classes_need_no_table_of_their_images() -> None:
     tracemalloc.stop()
     assert most < 32 * 2**20  # a key for every image of every episode would take 8 GB
     assert images.max() > 990_000 and all(len(set(row)) == 80 for row in images.reshape(1000, -1))
+
+
+def kept_by(sampler: EpisodeSampler) -> int:
+    """Bytes of the arrays that a sampler holds."""
+    return sum(value.nbytes for value in vars(sampler).values() if isinstance(value, np.ndarray))
+
+
+def test_what_a_sampler_keeps_of_sorted_labels_does_not_grow_with_the_images() -> None:
+    few, many = (make(np.repeat(np.arange(50), size)) for size in (20, 20_000))
+    assert kept_by(few) == kept_by(many) == 3 * 50 * 8
+    unsorted = np.tile(np.arange(50), 20)
+    assert kept_by(make(unsorted)) == kept_by(few) + unsorted.nbytes
+
+
+def fisher_yates(chances: np.ndarray, size: int) -> list[int]:
+    """The definition: the first steps of a shuffle of 0..size-1, swap by swap."""
+    places = list(range(size))
+    for i, word in enumerate(chances):
+        j = i + (((int(word) >> 32) * (size - i)) >> 32)
+        places[i], places[j] = places[j], places[i]
+    return places[: len(chances)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), m=st.integers(1, 8), seed=st.integers(0, 2**32))
+def test_drawing_within_classes_is_the_start_of_a_shuffle(data, m: int, seed: int) -> None:
+    largest = data.draw(st.sampled_from([m, 4 * m, 100, 10**6]))
+    sizes = np.array(data.draw(st.lists(st.integers(m, largest), max_size=5)))
+    chances = np.random.default_rng(seed).integers(0, 2**64, (m, len(sizes)), np.uint64)
+    expected = [fisher_yates(chances[:, row], int(size)) for row, size in enumerate(sizes)]
+    np.testing.assert_array_equal(_sample(chances, sizes.astype(np.int64)).T, np.array(expected).reshape(-1, m))
 
 
 @pytest.mark.parametrize(

@@ -5,29 +5,29 @@ import pytest
 import torch
 from torch import nn
 
+from metalearn import evaluate
 from metalearn.errors import UserError
-from metalearn.evaluate import evaluate_features, evaluate_images
+from metalearn.evaluate import episode_images, evaluate_features, evaluate_images
 from metalearn.learners import FeatureLearner, Learner, make_learner
 from tasks.episodes import EpisodeSampler
+from tasks.resident import DeviceImages
+from tasks.splits import Partition
+from tasks.store import Store
 
 
-class Images:
-    """Enough of a partition: coloured noise around one random image a class."""
-
-    def __init__(self, classes=12, each=8, shape=(1, 6, 6), seed=0):
-        rng = np.random.default_rng(seed)
-        centre = rng.integers(40, 216, (classes, 1, *shape))
-        self.pixels = np.clip(centre + rng.normal(0, 60, (classes, each, *shape)), 0, 255).astype(np.uint8)
-        self.pixels = self.pixels.reshape(-1, *shape)
-        self.labels = np.repeat(np.arange(classes), each)
-
-    def gather(self, indices):
-        return self.pixels[indices]
+def part(classes=12, each=8, shape=(1, 6, 6), seed=0) -> Partition:
+    """Noise around one random image a class."""
+    rng = np.random.default_rng(seed)
+    centre = rng.integers(40, 216, (classes, 1, *shape))
+    pixels = np.clip(centre + rng.normal(0, 60, (classes, each, *shape)), 0, 255).astype(np.uint8)
+    names = tuple(f"{k:02d}" for k in range(classes))
+    store = Store("noise", pixels.reshape(-1, *shape), np.arange(classes + 1) * each, names)
+    return Partition.of_classes(store, "test", names)
 
 
 def case(ways=5, shots=2, queries=3):
-    images = Images()
-    features = torch.from_numpy(images.pixels).flatten(1).float() / 255
+    images = part()
+    features = torch.from_numpy(images.images()).flatten(1).float() / 255
     return images, features, EpisodeSampler(images.labels, ways=ways, shots=shots, queries=queries, seed=3)
 
 
@@ -42,6 +42,28 @@ def test_batched_features_equal_single_images_whatever_the_batch(kind):
         assert counts.dtype == np.int64
         np.testing.assert_array_equal(counts, single)
     assert 0.3 < single.mean() / 15 < 1
+
+
+@pytest.mark.parametrize("residence", ["host", "device", "stream"])
+def test_images_that_are_on_the_device_already(residence):
+    images, _, sampler = case()
+    learner = make_learner("prototypical")
+    on_device = DeviceImages(images, residence=residence)
+    found = evaluate_images(learner, on_device, sampler, 30)
+    np.testing.assert_array_equal(found, evaluate_images(learner, images, sampler, 30))
+
+
+def test_episodes_one_by_one_are_those_of_the_plain_definition(monkeypatch):
+    images, _, sampler = case()
+    monkeypatch.setattr(evaluate, "_BATCH", 4 * 25 * 36 * 4)  # four episodes
+    for index, episode in enumerate(episode_images(DeviceImages(images), sampler, 5, 15), start=5):
+        support, support_labels, query, query_labels = episode
+        drawn = sampler[index]
+        for found, indices in ((support, drawn.support), (query, drawn.query)):
+            torch.testing.assert_close(found, torch.from_numpy(images.gather(indices.reshape(-1))).float() / 255)
+        assert support_labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+        assert query_labels.tolist() == np.repeat(np.arange(5), 3).tolist()
+    assert index == 14
 
 
 def test_first_episodes_do_not_depend_on_how_many_follow():
