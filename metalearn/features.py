@@ -41,7 +41,7 @@ def extract(
     extractor = extractor.to(device).eval()
     total, found = len(partition.labels), []
     with torch.no_grad():
-        source = DeviceImages(partition, device, share=0)  # each image is needed once: none is kept
+        source = DeviceImages(partition, device, share=0.0)  # each image is needed once: none is kept
         for start, images in zip(range(0, total, BATCH), source.batches(np.arange(total), BATCH), strict=True):
             found.append(_checked(extractor(images), len(images), extractor).float().cpu())
             progress(start + len(images), total, "features")
