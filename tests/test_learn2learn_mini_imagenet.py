@@ -13,6 +13,7 @@ from metalearn.evaluate import episode_images
 from tasks import safe_pickle
 from tasks.episodes import EpisodeSampler
 from tasks.errors import DataError
+from tasks.resident import DeviceImages
 from tasks.splits import Dataset
 from tasks.store import Store
 
@@ -67,7 +68,7 @@ def test_ours_training_and_test_images_come_in_the_same_range():
     data = Dataset.of_classes("bright", "x", store, {"train": ["a", "b"], "val": ["c"], "test": ["d"]})
     for part, ways in ((data.train, 2), (data.test, 1)):
         sampler = EpisodeSampler(part.labels, ways=ways, shots=1, queries=1, seed=0)
-        support, _, query, _ = episode_images(part, sampler, 0, "cpu")
+        support, _, query, _ = next(episode_images(DeviceImages(part, "cpu"), sampler, 0, 1))
         torch.testing.assert_close(torch.cat([support, query]), torch.full((2 * ways, 3, 4, 4), BRIGHT / 255))
 
 
