@@ -338,7 +338,7 @@ class TestKinds:
         for name, entry in table_of(what).items():
             if isinstance(entry, str):
                 continue  # imported only when used
-            needed = {"path": "images"} if "path" in inspect.signature(entry).parameters else {}  # the one without default
+            needed = {"path": "images"} if "path" in inspect.signature(entry).parameters else {}  # it has no default
             kind = check_kind(what, Kind(kind=name, **needed), table_of(what), TABLES[what].skip).kind
             again = Kind.model_validate(parse(to_yaml(kind.model_dump()), "t"))
             assert check_kind(what, again, table_of(what), TABLES[what].skip).kind == kind
