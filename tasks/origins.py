@@ -12,6 +12,7 @@ from tasks.listing import Listing
 from tasks.mini_imagenet import MINI_IMAGENET
 from tasks.own_images import open_csv, open_folder
 from tasks.progress import Progress
+from tasks.splits import vinyals_folder
 
 
 class Origin(NamedTuple):
@@ -35,12 +36,17 @@ def _open_runs(root: Path, *, image_size: int, report: Progress, **_: object) ->
     return oneshot.listing(root, report=report), omniglot.drawing_decoder(image_size)
 
 
+def _find_omniglot(root: Path) -> list[tuple[Path, str]]:
+    found, lists = omniglot.find(root), vinyals_folder(root)
+    return [*found, (lists, "class lists of the split vinyals")] if found and lists else found
+
+
 def _of(images: ImageSet) -> Origin:
     return Origin(images.find, images.open, images.obtain)
 
 
 ORIGINS = {
-    "omniglot": Origin(omniglot.find, _open_omniglot, omniglot.OBTAIN),
+    "omniglot": Origin(_find_omniglot, _open_omniglot, omniglot.OBTAIN),
     "omniglot-runs": Origin(oneshot.find, _open_runs, oneshot.OBTAIN),
     "mini-imagenet": _of(MINI_IMAGENET),
     "cifar-fs": _of(CIFAR_FS),

@@ -183,9 +183,7 @@ def vinyals(root: Path, known: Iterable[str]) -> dict[str, list[str]]:
     ``known``: the base classes there are. Raises DataError when the files are absent, and with file and line
     number for a malformed line, one that is listed twice and one that names a class that there is not.
     """
-    lists = {f"{part}.txt" for part in PARTS}
-    found = [at for at, _, files in walk(root) if at.name == "vinyals" and lists <= set(files)]
-    folder = min(found, default=None)
+    folder = vinyals_folder(root)
     if folder is None:
         raise DataError(
             f"split 'vinyals' needs its class lists and {root} holds none; put train.txt, val.txt and "
@@ -197,6 +195,13 @@ def vinyals(root: Path, known: Iterable[str]) -> dict[str, list[str]]:
         part: read_class_list(path.read_bytes(), str(path), allowed, turned=True)
         for part, path in ((part, folder / f"{part}.txt") for part in PARTS)
     }
+
+
+def vinyals_folder(root: Path) -> Path | None:
+    """Where the class lists of the split lie below root, None where they do not."""
+    lists = {f"{part}.txt" for part in PARTS}
+    found = [at for at, _, files in walk(root) if at.name == "vinyals" and lists <= set(files)]
+    return min(found, default=None)
 
 
 def read_class_list(data: bytes, where: str, known: Container[str], *, turned: bool = False) -> list[str]:

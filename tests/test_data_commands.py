@@ -51,6 +51,12 @@ def test_what_is_found_and_packed_is_listed(root: Path) -> None:
     assert f"packed: 300 images of root, (3, 8, 8) each, 0 MB, in {packed}" in overview(root)
 
 
+def test_the_files_of_omniglot_are_listed_with_the_lists_of_its_split(data_root: Path) -> None:
+    said = overview(data_root)
+    assert f"found: {data_root / 'images_evaluation.zip'} (zip)" in said
+    assert f"found: {data_root / 'splits/vinyals'} (class lists of the split vinyals)" in said
+
+
 def test_one_unreadable_dataset_does_not_hide_the_others(root: Path) -> None:
     (root / "mini-imagenet.zip").write_bytes(b"<html>")
     (root / "stores/fc100-32-v2-0123456789ab").mkdir(parents=True)
