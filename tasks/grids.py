@@ -75,8 +75,12 @@ class Grid:
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """Names of all classes, sorted."""
-        return tuple(sorted(self._name(key) for key in np.ndindex(self._groups)))
+        """Names of all classes, sorted, which is the order of the grid."""
+        digits = [len(str(count - 1)) for count in self._groups]
+        return tuple(
+            "-".join(f"{name}{k:0{d}d}" for name, k, d in zip(self.classes, key, digits, strict=True))
+            for key in np.ndindex(self._groups)
+        )
 
     def indices(self, rows: Int64[np.ndarray, "n"]) -> dict[str, np.ndarray]:
         """Which value of each factor an image has: name -> (n,) int64, 0 to values - 1."""
@@ -125,17 +129,13 @@ class Grid:
     def _groups(self) -> tuple[int, ...]:
         return tuple(-(-len(self.factors[name].values) // width) for name, width in self.classes.items())
 
-    def _name(self, key: tuple[int, ...]) -> str:
-        digits = [len(str(count - 1)) for count in self._groups]
-        return "-".join(f"{name}{k:0{d}d}" for name, k, d in zip(self.classes, key, digits, strict=True))
-
     def _by_class(self, rows: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, np.ndarray]]:
         found = self.indices(rows)
         groups = [found[name] // width for name, width in self.classes.items()]
         keys = np.ravel_multi_index(groups, self._groups)
         order = np.argsort(keys, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
-            yield self._name(np.unravel_index(keys[part[0]], self._groups)), rows[part]
+            yield self.class_names[keys[part[0]]], rows[part]
 
     def _check(self, draw: Draw) -> None:
         if draw.split not in SPLITS:

@@ -39,7 +39,7 @@ class Npz(Source):
     """Arrays of a .npz file, compressed or not, by name without ``.npy``. The key of an image is (array, row).
 
     Rows of a compressed array are read as a stream: forward is fast, back begins anew. ``last`` is the row after which
-    the rest of its array is read too, so that its checksum is compared. Arrays of Python objects, such as the
+    the rest of a compressed array is read too, so that its checksum is compared. Arrays of Python objects, such as the
     metadata of dSprites, are pickles: they are listed by name only and never read. Raises DataError, naming file and
     array, for what is no intact .npz.
     """
