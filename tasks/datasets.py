@@ -152,7 +152,7 @@ def dsprites(
     cache: Path | None = None,
     report: Progress = silent,
 ) -> Dataset:
-    """dSprites: 737,280 white shapes by shape, scale, rotation and position (Matthey et al. 2017), from its .npz.
+    """dSprites: 737,280 white shapes by scale, rotation and position (Matthey et al. 2017), from its .npz.
 
     The same settings as of sprites take images of the same factors and divide them alike. Images are (1, 64, 64)
     uint8, 0 or 255. source: the file, relative to root, where several are there. Raises DataError for whatever is
@@ -172,7 +172,7 @@ def shapes3d(
     cache: Path | None = None,
     report: Progress = silent,
 ) -> Dataset:
-    """3D Shapes: 480,000 pictures of a solid in a room by six factors (Burgess and Kim 2018), from 3dshapes.h5.
+    """3D Shapes: 480,000 pictures of a solid in a room, six factors (Burgess and Kim 2018), from its HDF5.
 
     images: how many are drawn, by seed. split ``classes``: classes of the object's hue, scale and shape, 60 / 20 / 20;
     ``images``: parts share all combinations, to train and measure on; tasks.grids says why. Images are (3, 64, 64)

@@ -55,12 +55,13 @@ def sprites(
     cache: Path | None = None,
     report: Progress = silent,
 ) -> Dataset:
-    """Sprites: white shapes with dSprites' factors (shape, scale, rotation, position), drawn here, nothing to download.
+    """Sprites: white shapes with dSprites' factors, drawn on the fly; embedded, nothing to download.
 
-    images: how many of the 737,280 are drawn, by seed. split ``classes``: classes of shape, scale and place (a fourth
-    of each side), 60 / 20 / 20; ``images``: parts share all combinations, to train and measure on; tasks.grids says
-    why. Images are (1, 64, 64) uint8, 0 or 255, in memory (4 KB each); nothing is stored, root and cache are not used.
-    Partition.factors are dSprites' values. Raises DataError for a setting out of range.
+    Factors are shape, scale, rotation and position, with dSprites' values, in its order. images: how many of the
+    737,280 are drawn, by seed. split ``classes``: classes of shape, scale and place (a fourth of each side), 60 / 20 /
+    20; ``images``: parts share all combinations, to train and measure on; tasks.grids says why. Images are (1, 64, 64)
+    uint8, 0 or 255, in memory (4 KB each); nothing is stored, root and cache are not used. Raises DataError for a
+    setting out of range.
     """
     asked = Draw(images, seed, split, split_seed)
     classes = GRID.drawn(asked)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from tasks.datasets import glyphs
 from tasks.errors import DataError
 from tasks.sprites import CENTRE, GRID, SHAPES, SIDE, atlas, draw, render, sprites
 
@@ -209,9 +210,15 @@ def test_factors_are_those_of_the_images() -> None:
         wanted = np.array(list(AREAS.values()))[part.factors["shape"].astype(int) - 1] * part.factors["scale"] ** 2
         assert (np.abs(area - wanted) < 2 * np.sqrt(wanted)).all()
         names = [part.class_names[k] for k in part.labels]
+        index = part.factor_indices
+        for name, factor in GRID.factors.items():
+            np.testing.assert_array_equal(np.array(factor.values, np.float32)[index[name]], part.factors[name])
         for name, width in GRID.classes.items():
-            index = np.searchsorted(np.array(GRID.factors[name].values, np.float32), part.factors[name])
-            assert all(f"{name}{k}" in full.split("-") for k, full in zip(index // width, names, strict=True))
+            assert all(f"{name}{k}" in full.split("-") for k, full in zip(index[name] // width, names, strict=True))
+        # rows of the grid give the images again
+        rows = np.ravel_multi_index(tuple(index[name] for name in GRID.factors), GRID.sizes)
+        np.testing.assert_array_equal(draw(rows), part.images())
+    assert not glyphs(classes=5, instances=2).train.factor_indices  # continuous ones have none
     info = dataset.train.store.info
     assert info["factor_kinds"]["orientation"] == "cyclic" and len(info["factor_values"]["orientation"]) == 40
 
