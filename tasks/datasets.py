@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.cifar_sets import CIFAR_FS, FC100
+from tasks.dsprites import DSPRITES
 from tasks.errors import DataError, unknown
 from tasks.folders import existing
 from tasks.glyphs import glyph_store
+from tasks.grids import Draw
 from tasks.mini_imagenet import MINI_IMAGENET
 from tasks.omniglot import BACKGROUND, EVALUATION, omniglot_store
 from tasks.oneshot import omniglot_runs
 from tasks.own_images import csv, folder
 from tasks.progress import Progress, silent
+from tasks.shapes3d import SHAPES3D
 from tasks.splits import Dataset, lake, rotated, shuffled, upright, vinyals
+from tasks.sprites import sprites
 
 
 def omniglot(
@@ -137,15 +141,58 @@ def fc100(
     return FC100.build(root, image_size, source, cache, report)
 
 
+def dsprites(
+    root: Path,
+    *,
+    images: int = 40_000,
+    seed: int = 0,
+    split: Literal["classes", "images"] = "classes",
+    split_seed: int = 0,
+    source: str | None = None,
+    cache: Path | None = None,
+    report: Progress = silent,
+) -> Dataset:
+    """dSprites: 737,280 white shapes by scale, rotation and position (Matthey et al. 2017), from its .npz.
+
+    The same settings as of sprites take images of the same factors and divide them alike. Images are (1, 64, 64)
+    uint8, 0 or 255. source: the file, relative to root, where several are there. Raises DataError for whatever is
+    wrong with root, file or settings.
+    """
+    return DSPRITES.build(root, Draw(images, seed, split, split_seed), source, cache, report)
+
+
+def shapes3d(
+    root: Path,
+    *,
+    images: int = 40_000,
+    seed: int = 0,
+    split: Literal["classes", "images"] = "classes",
+    split_seed: int = 0,
+    source: str | None = None,
+    cache: Path | None = None,
+    report: Progress = silent,
+) -> Dataset:
+    """3D Shapes: 480,000 pictures of a solid in a room, six factors (Burgess and Kim 2018), from its HDF5.
+
+    images: how many are drawn, by seed. split ``classes``: classes of the object's hue, scale and shape, 60 / 20 / 20;
+    ``images``: parts share all combinations, to train and measure on; tasks.grids says why. Images are (3, 64, 64)
+    uint8. source and errors: see dsprites.
+    """
+    return SHAPES3D.build(root, Draw(images, seed, split, split_seed), source, cache, report)
+
+
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "cifar-fs": cifar_fs,
     "csv": csv,
+    "dsprites": dsprites,
     "fc100": fc100,
     "folder": folder,
     "glyphs": glyphs,
     "mini-imagenet": mini_imagenet,
     "omniglot": omniglot,
     "omniglot-runs": omniglot_runs,
+    "shapes3d": shapes3d,
+    "sprites": sprites,
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 
 class Source(ABC):
@@ -45,7 +45,8 @@ class Listing:
     ``format``: in words, for messages. ``path``: the file or folder that messages name. ``classes``: class name to its
     images, in the order they shall have. ``parts``: ``train``, ``val``, ``test`` to class names, empty where the
     format does not say. ``stamp``: changes whenever the content may have. ``notes``: what a user should know.
-    ``label``: how reports call the dataset, where that is not its name.
+    ``label``: how reports call the dataset, where that is not its name. ``factors``: name -> (n,) float32, where known,
+    classes in sorted order, and within a class as listed. ``info``: what else Store.info shall say.
     """
 
     format: str
@@ -55,3 +56,5 @@ class Listing:
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     label: str = ""
+    factors: Mapping[str, Float32[np.ndarray, "_"]] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)

@@ -7,11 +7,14 @@ from typing import NamedTuple
 from tasks import omniglot, oneshot
 from tasks.cifar_sets import CIFAR_FS, FC100
 from tasks.decode import Decoder
+from tasks.dsprites import DSPRITES
+from tasks.grid_files import GridFile
 from tasks.image_sets import ImageSet
 from tasks.listing import Listing
 from tasks.mini_imagenet import MINI_IMAGENET
 from tasks.own_images import open_csv, open_folder
 from tasks.progress import Progress
+from tasks.shapes3d import SHAPES3D
 from tasks.splits import vinyals_folder
 
 
@@ -41,7 +44,7 @@ def _find_omniglot(root: Path) -> list[tuple[Path, str]]:
     return [*found, (lists, "class lists of the split vinyals")] if found and lists else found
 
 
-def _of(images: ImageSet) -> Origin:
+def _of(images: ImageSet | GridFile) -> Origin:
     return Origin(images.find, images.open, images.obtain)
 
 
@@ -51,6 +54,8 @@ ORIGINS = {
     "mini-imagenet": _of(MINI_IMAGENET),
     "cifar-fs": _of(CIFAR_FS),
     "fc100": _of(FC100),
+    "dsprites": _of(DSPRITES),
+    "shapes3d": _of(SHAPES3D),
     "folder": Origin(None, open_folder, "say where by --set path=FOLDER (or archive)"),
     "csv": Origin(None, open_csv, "say where by --set path=FOLDER (or archive)"),
 }

@@ -33,7 +33,8 @@ def packed(
 
     The store's name is ``name``, the decoder's size and a hash of listing.stamp and decoder, so that other
     contents make another store. ``store.info`` holds ``parts`` (part -> class names), ``format``, ``notes``,
-    ``label``, ``source``. A packing that was killed goes on where it stood; two at once wait for each other.
+    ``label``, ``source``, and what listing.info says. A packing that was killed goes on where it stood; two at once
+    wait for each other.
     Raises DataError for an image that cannot be decoded, a class without images, and when the disk is full.
     """
     content = hashlib.sha256(json.dumps([listing.stamp, asdict(decoder), VERSION]).encode()).hexdigest()
@@ -164,9 +165,12 @@ def _described(full_name: str, listing: Listing, plan: Plan, images: np.ndarray)
         "label": listing.label,
         "source": listing.path.name,
         "version": VERSION,
+        **listing.info,
     }
     names = [image.name for kind in plan.class_names for image in listing.classes[kind]]
-    return Store(full_name, images, plan.offsets, plan.class_names, image_names=names, info=info)
+    return Store(
+        full_name, images, plan.offsets, plan.class_names, image_names=names, factors=listing.factors, info=info
+    )
 
 
 def _said(problems: list[str]) -> str:
