@@ -64,7 +64,9 @@ class ModelConfig(Settings):
 class TrainingConfig(Settings):
     """Pretraining of an encoder. `learning_rate` is that of Adam; checkpoints are `checkpoint_seconds` apart.
 
-    `augmentation` holds options of `gvae.augment.Augment`; none by default.
+    `precision`: bfloat16 on CUDA and float32 on a CPU by `auto`; `tf32` on CUDA only. `memory_format`: of the network's
+    convolutions. `compile`: torch.compile for the trunks, which pays in long runs. `augmentation` holds options of
+    `gvae.augment.Augment`; none by default.
     """
 
     epochs: Count = 15
@@ -72,7 +74,9 @@ class TrainingConfig(Settings):
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    compile: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
     augmentation: Augmentation = None
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gvae.augment import Augment
 from gvae.checkpoint import load_state, save_state
-from gvae.pretrain import seeded
 from gvae.recorder import Recorder
+from gvae.seeds import seeded
 from metalearn.errors import UserError
 from metalearn.evaluate import episode_images, evaluate_images, located
 from metalearn.learners.base import Learner

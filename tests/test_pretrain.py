@@ -20,8 +20,10 @@ from gvae.checkpoint import load_state
 from gvae.errors import ModelError
 from gvae.nets import TRUNKS, ConvDecoder, ConvEncoder
 from gvae.objectives import OBJECTIVES
-from gvae.pretrain import Meter, Training, batches, draw, mix, pretrain
+from gvae.pretrain import Meter, Training, batches, pretrain
 from gvae.recorder import Recorder
+from gvae.seeds import mix
+from gvae.shuffled import Shuffled
 
 SHAPE, CLASSES, IMAGES = (1, 8, 8), 3, 41
 TRAINING = Training(epochs=3, batch_size=6, learning_rate=1e-2, checkpoint_seconds=0.0)  # 6 steps an epoch, 18 in all
@@ -280,7 +282,7 @@ def test_a_row_of_images_and_a_row_of_the_same_augmented_are_shown():
     run(make(), augment=AUGMENT, recorder=Shown())
     assert [step for step, _ in rows] == [6, 12, 18]
     for step, picture in rows:
-        plain = draw(*data(), step - 1, 6, 6, 0).images
+        plain = Shuffled(*data(), 6, 0)[step - 1].images
         augmented = AUGMENT(plain, torch.Generator().manual_seed(mix(0, 3, step - 1)))
         expected = [torch.cat(list(row), 2) for row in (plain, augmented)]
         assert torch.equal(picture[0], torch.cat(expected, 1))
@@ -341,7 +343,7 @@ def test_everything_is_recorded_at_rising_steps(name):
     assert {5, 6, 10, 12, 15, 18} == set(steps)
     train = [values for _, values in heard.rows if any(key.startswith("train/") for key in values)]
     expected = {"train/loss", *(f"train/loss_{phase.name}" for phase in objective.phases()[1:])}
-    batch = draw(*data(), 0, 6, 6, 0)
+    batch = Shuffled(*data(), 6, 0)[0]
     for phase in objective.phases():
         expected |= {f"train/{key}" for key in phase.loss(batch)[1]}
     assert all(set(values) == expected for values in train)
@@ -418,9 +420,10 @@ def test_bfloat16_trains_to_finite_float32_weights(name):
 def test_an_epoch_shows_each_image_at_most_once_and_epochs_differ():
     images = torch.arange(IMAGES, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *SHAPE).contiguous()
     labels, steps = torch.arange(IMAGES), IMAGES // 6
-    orders = []
+    shuffled, orders = Shuffled(images, labels, 6, 0), []
+    assert shuffled.steps == steps
     for epoch in range(3):
-        drawn = [draw(images, labels, epoch * steps + k, steps, 6, seed=0) for k in range(steps)]
+        drawn = [shuffled[epoch * steps + k] for k in range(steps)]
         order = torch.cat([batch.labels for batch in drawn]).tolist()
         assert len(order) == len(set(order)) == steps * 6
         for batch in drawn:
@@ -430,13 +433,25 @@ def test_an_epoch_shows_each_image_at_most_once_and_epochs_differ():
 
 
 def test_noise_differs_between_steps_and_does_not_depend_on_earlier_ones():
-    first, second = (draw(*data(), step, 6, 6, 0) for step in (3, 4))
-    assert torch.rand(5, generator=first.generator).tolist() != torch.rand(5, generator=second.generator).tolist()
-    again = draw(*data(), 4, 6, 6, 0)
-    assert (
-        torch.rand(5, generator=again.generator).tolist()
-        == torch.rand(5, generator=draw(*data(), 4, 6, 6, 0).generator).tolist()
-    )
+    def noise(batch):
+        return torch.rand(5, generator=batch.generator).tolist()
+
+    shuffled = Shuffled(*data(), 6, 0)
+    assert noise(shuffled[3]) != noise(shuffled[4]) == noise(Shuffled(*data(), 6, 0)[4])
+
+
+def test_the_order_of_an_epoch_is_drawn_once_and_is_the_seeds_permutation(monkeypatch):
+    shuffled, drawn = Shuffled(*data(), 6, 7), []
+    permute = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda *given, **options: drawn.append(1) or permute(*given, **options))
+    images, labels = data()
+    for step in [*range(12), 3]:  # two epochs, then back as no training goes
+        batch = shuffled[step]
+        order = permute(IMAGES, generator=torch.Generator().manual_seed(mix(7, 1, step // 6)))
+        index = order[step % 6 * 6 : step % 6 * 6 + 6]
+        assert torch.equal(batch.labels, labels[index])
+        torch.testing.assert_close(batch.images, images[index] / 255)
+    assert len(drawn) == 3
 
 
 def test_mix_gives_distinct_seeds_that_torch_accepts():

@@ -6,8 +6,8 @@ from torch import nn
 
 import metalearn.train
 from gvae.augment import Augment
-from gvae.pretrain import mix
 from gvae.recorder import Recorder
+from gvae.seeds import mix
 from metalearn.errors import UserError
 from metalearn.evaluate import evaluate_images
 from metalearn.learners import make_learner

@@ -1,0 +1,38 @@
+"""The minibatches of a training, each a function of the seed and its step."""
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from gvae.errors import ModelError
+from gvae.objective import Batch
+from gvae.seeds import seeded
+
+
+class Shuffled:
+    """Batches of images (uint8) and labels, all on one device: slices of a permutation that is new in every epoch.
+
+    The order of an epoch depends on (seed, epoch) alone and is the same on every device: the CPU draws it, once an
+    epoch. What is left over at an epoch's end is not shown. Raises ModelError for a batch size below 2 or above the
+    number of images.
+    """
+
+    def __init__(self, images: UInt8[Tensor, "n c h w"], labels: Int[Tensor, " n"], batch_size: int, seed: int):
+        if batch_size < 2 or batch_size > len(images):
+            raise ModelError(
+                f"training.batch_size must be between 2 and the {len(images)} training images, got {batch_size}"
+            )
+        self.images, self.labels, self.batch_size, self.seed = images, labels, batch_size, seed
+        self.steps = len(images) // batch_size
+        """Batches an epoch."""
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of a step, counted from the first epoch's start, images as floats in [0, 1]."""
+        epoch, position = divmod(step, self.steps)
+        if epoch != self._epoch:
+            order = torch.randperm(len(self.images), generator=seeded("cpu", self.seed, 1, epoch))
+            self._epoch, self._order = epoch, order.to(self.images.device)
+        index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        noise = seeded(self.images.device, self.seed, 2, step)
+        return Batch(self.images[index].float().mul_(1 / 255), self.labels[index], noise)
