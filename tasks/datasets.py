@@ -144,7 +144,7 @@ def fc100(
 def dsprites(
     root: Path,
     *,
-    images: int = 40_000,
+    images: int = 40_320,
     seed: int = 0,
     split: Literal["classes", "images"] = "classes",
     split_seed: int = 0,
@@ -174,9 +174,9 @@ def shapes3d(
 ) -> Dataset:
     """3D Shapes: 480,000 pictures of a solid in a room, six factors (Burgess and Kim 2018), from its HDF5.
 
-    images: how many are drawn, by seed. split ``classes``: classes of the object's hue, scale and shape, 60 / 20 / 20;
-    ``images``: parts share all combinations, to train and measure on; tasks.grids says why. Images are (3, 64, 64)
-    uint8. source and errors: see dsprites.
+    images: how many are drawn, by seed, 125 of each class if not given. split ``classes``: classes of the object's hue,
+    scale and shape, 60 / 20 / 20; ``images``: parts share all combinations, to train and measure on; tasks.grids says
+    why. Images are (3, 64, 64) uint8. source and errors: see dsprites.
     """
     return SHAPES3D.build(root, Draw(images, seed, split, split_seed), source, cache, report)
 

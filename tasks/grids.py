@@ -2,7 +2,8 @@
 
 Such a dataset has no classes of its own, and two uses that want opposite things of its parts. Few-shot episodes need
 classes, none of them in two parts. The disentanglement field trains and measures on the same grid, all of it. So a
-class is a combination of values of some factors (what is where), a subset of the grid is drawn by a seed, and:
+class is a combination of values of some factors (what is where), a subset of the grid is drawn by a seed, as many
+images of each class, and:
 
 split ``classes``: 60 / 20 / 20 % of the classes, shuffled by split_seed. Only combinations are held out: each value of
 each factor occurs in every part. Episodes may be drawn from every part; train is still most of the grid to measure on.
@@ -23,7 +24,7 @@ from jaxtyping import Float32, Int64
 
 from tasks.errors import DataError, unknown
 from tasks.hashing import words
-from tasks.splits import PARTS, shuffled
+from tasks.splits import shuffled
 
 SPLITS = ("classes", "images")
 _HELD_OUT = {"val": "images-val", "test": "images-test"}
@@ -99,13 +100,14 @@ class Grid:
         }
 
     def drawn(self, draw: Draw) -> dict[str, Int64[np.ndarray, "m"]]:
-        """Draw images without replacement, all equally likely: class name, sorted, to rows of the grid, rising.
+        """Draw images without replacement, as many of each class, give or take one, and all of a class equally likely.
 
-        A draw of more images with the same seed contains one of fewer. A class that no image was drawn of is left out.
+        Class name, sorted, to rows of the grid, rising. A draw of more images with the same seed contains one of fewer.
         Raises DataError for settings out of range.
         """
         self._check(draw)
-        chosen = np.argsort(words(draw.seed, 0, np.arange(self.count)), kind="stable")[: draw.images]
+        order = np.argsort(words(draw.seed, 0, np.arange(self.count)), kind="stable")
+        chosen = order[np.argsort(_how_many_before(self._labels(order)), kind="stable")[: draw.images]]
         rows = {"train": np.sort(chosen)}
         if draw.split == "images":
             order = chosen[np.argsort(words(draw.split_seed, 1, chosen), kind="stable")]
@@ -116,26 +118,28 @@ class Grid:
         return dict(sorted([*held_out.items(), *self._by_class(rows["train"])]))
 
     def parts(self, class_names: tuple[str, ...], draw: Draw) -> dict[str, list[str]]:
-        """Divide the classes that are there: part -> names. Which part a class is of depends on split_seed only."""
+        """Divide the classes of a draw: part -> names."""
         if draw.split == "images":
             held_out = {part: [name] for part, name in _HELD_OUT.items()}
             return {"train": [name for name in class_names if name not in _HELD_OUT.values()], **held_out}
-        fifth = len(self.class_names) // 5
-        parts = shuffled(self.class_names, draw.split_seed, train=len(self.class_names) - 2 * fifth, val=fifth)
-        there = frozenset(class_names)
-        return {part: [name for name in parts[part] if name in there] for part in PARTS}
+        fifth = len(class_names) // 5
+        return shuffled(class_names, draw.split_seed, train=len(class_names) - 2 * fifth, val=fifth)
 
     @property
     def _groups(self) -> tuple[int, ...]:
         return tuple(-(-len(self.factors[name].values) // width) for name, width in self.classes.items())
 
     def _by_class(self, rows: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, np.ndarray]]:
+        labels = self._labels(rows)
+        order = np.argsort(labels, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+            yield self.class_names[labels[part[0]]], rows[part]
+
+    def _labels(self, rows: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+        """Which of class_names each row is of."""
         found = self.indices(rows)
         groups = [found[name] // width for name, width in self.classes.items()]
-        keys = np.ravel_multi_index(groups, self._groups)
-        order = np.argsort(keys, kind="stable")
-        for part in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
-            yield self.class_names[keys[part[0]]], rows[part]
+        return np.ravel_multi_index(groups, self._groups)
 
     def _check(self, draw: Draw) -> None:
         if draw.split not in SPLITS:
@@ -148,3 +152,12 @@ class Grid:
         ):
             if not low <= value <= high:
                 raise DataError(f"{name}={value}: allowed are whole numbers from {low} to {high}")
+
+
+def _how_many_before(labels: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """How many earlier items have the same label."""
+    order = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels)
+    before = np.empty_like(labels)
+    before[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return before

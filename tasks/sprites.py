@@ -48,7 +48,7 @@ _WIDE = 32  # pixels a side that the largest sprite fits in, whatever its turn
 def sprites(
     root: Path | None = None,
     *,
-    images: int = 40_000,
+    images: int = 40_320,
     seed: int = 0,
     split: Literal["classes", "images"] = "classes",
     split_seed: int = 0,
@@ -58,10 +58,10 @@ def sprites(
     """Sprites: white shapes with dSprites' factors, drawn on the fly; embedded, nothing to download.
 
     Factors are shape, scale, rotation and position, with dSprites' values, in its order. images: how many of the
-    737,280 are drawn, by seed. split ``classes``: classes of shape, scale and place (a fourth of each side), 60 / 20 /
-    20; ``images``: parts share all combinations, to train and measure on; tasks.grids says why. Images are (1, 64, 64)
-    uint8, 0 or 255, in memory (4 KB each); nothing is stored, root and cache are not used. Raises DataError for a
-    setting out of range.
+    737,280 are drawn, by seed, 140 of each class if not given. split ``classes``: classes of shape, scale and place (a
+    fourth of each side), 60 / 20 / 20; ``images``: parts share all combinations, to train and measure on; tasks.grids
+    says why. Images are (1, 64, 64) uint8, 0 or 255, in memory (4 KB each); nothing is stored, root and cache are not
+    used. Raises DataError for a setting out of range.
     """
     asked = Draw(images, seed, split, split_seed)
     classes = GRID.drawn(asked)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from metalearn.errors import UserError
 from metalearn.prepare import refuse_leak
@@ -61,6 +62,7 @@ def test_a_draw_is_without_replacement_seeded_and_nested(split: str) -> None:
     assert len(set(few)) == 400 and len(set(many)) == 4000 and set(few) < set(many)
     assert all_rows(images=400) == few
     assert len(set(all_rows(images=400, seed=1)) & set(few)) < 10
+    assert set(all_rows(images=401)) > set(few)
 
 
 def test_a_split_that_there_is_not() -> None:
@@ -68,14 +70,24 @@ def test_a_split_that_there_is_not() -> None:
         TINY.drawn(draw(split="class"))
 
 
-def test_a_class_that_nothing_was_drawn_of_is_left_out_and_the_others_keep_their_part() -> None:
-    few = sprites(images=288)
-    many = sprites(images=20_000)
-    for part in ("train", "val", "test"):
-        there, known = set(getattr(few, part).class_names), set(getattr(many, part).class_names)
-        assert there < known
-        assert len(known) == {"train": 174, "val": 57, "test": 57}[part]
-    assert sprites(images=20_000, split_seed=1).test.class_names != many.test.class_names
+def test_classes_are_of_equal_size_and_keep_their_part() -> None:
+    few, more = sprites(images=288), sprites(images=1000)
+    for part, count in {"train": 174, "val": 57, "test": 57}.items():
+        assert len(getattr(few, part).class_names) == count
+        assert getattr(few, part).class_names == getattr(more, part).class_names
+        assert set(np.bincount(getattr(few, part).labels)) == {1}
+        assert set(np.bincount(getattr(more, part).labels)) == {3, 4}
+    assert sprites(images=288, split_seed=1).test.class_names != few.test.class_names
+    # where the grid has fewer of a class, there are fewer of it
+    assert [len(rows) for rows in TINY.drawn(draw(images=20)).values()].count(2) == 2
+
+
+def test_every_image_of_a_class_is_equally_likely() -> None:
+    drawn = [np.concatenate(list(TINY.drawn(draw(images=6, seed=seed)).values())) for seed in range(3000)]
+    counts = np.bincount(np.concatenate(drawn), minlength=TINY.count)
+    assert counts.sum() == 3000 * 6
+    for rows in TINY.drawn(draw()).values():
+        assert counts[rows].sum() == 3000 and chisquare(counts[rows]).pvalue > 1e-3
 
 
 def test_every_value_of_every_factor_is_in_every_part() -> None:
@@ -96,10 +108,10 @@ def test_no_class_and_no_image_is_in_two_parts() -> None:
 
 def test_equal_images_are_in_one_part_of_the_split_by_classes() -> None:
     """Rotation 39 shows rotation 0 again; as rotation is no part of a class, both are of the same class."""
-    dataset = sprites(images=40_000)
+    dataset = sprites()
     seen = [{image.tobytes() for image in part.images()} for part in (dataset.train, dataset.val, dataset.test)]
     assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
-    assert sum(map(len, seen)) < 40_000
+    assert sum(map(len, seen)) < 40_320
 
 
 def test_the_split_by_images_shares_combinations() -> None:
