@@ -6,6 +6,7 @@ The same work for all: rotation, translation, scale and shear by bilinear interp
 (brightness and contrast; saturation and hue too for colour). "image by image" is v2.RandomAffine, RandomHorizontalFlip
 and ColorJitter called for each image, which gives each its own parameters as ours does. "whole batch" calls them once
 for all: every image then gets the same parameters, which is another augmentation, and stands here as a floor.
+The last two lines are a part of the warp: where each pixel is read, by our broadcasting and by F.affine_grid.
 """
 
 import sys
@@ -18,10 +19,12 @@ import metalearn  # noqa: F401  (before torch: it says how torch's threads wait)
 
 # isort: split
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from gvae.augment import Augment
+from gvae.augment import Augment, reading_matrix
+from gvae.warp import sampling_grid
 
 BATCH = 256
 GREY = {"brightness": 0.4, "contrast": 0.4}
@@ -49,11 +52,15 @@ def compare(images: Tensor, device: str, rounds: int) -> None:
     augment = Augment(rotation=20, translation=0.1, scale=(0.8, 1.2), shear=10, flip=0.5, **JITTER[channels])
     warp = Augment(rotation=20, translation=0.1, scale=(0.8, 1.2), shear=10, flip=0.5)
     generator, theirs = torch.Generator(device).manual_seed(0), torchvisions(channels)
+    height, width = images.shape[2:]
+    matrix = reading_matrix(warp.draw(BATCH, generator, images.device), height, width)
     works = {
         "ours": lambda: augment(images, generator),
         "ours, warp alone": lambda: warp(images, generator),
         "torchvision image by image": lambda: torch.stack([theirs(image) for image in images]),
         "torchvision whole batch": lambda: theirs(images),
+        "the warp's grid": lambda: sampling_grid(matrix, height, width),
+        "the grid by F.affine_grid": lambda: F.affine_grid(matrix[:, :2], list(images.shape), align_corners=False),
     }
     taken = np.empty((rounds, len(works)))
     for row in taken:  # turn by turn, so that a busy moment hits all

@@ -9,9 +9,9 @@ same. "of peak": floating point operations of the step, counted by torch, over t
 in float32, measured in the same round. Ratios are of the same round too.
 
 --until ERRORS: seconds of training until 5-way 1-shot error on validation classes is first no more than each of them,
-nearest class mean on posterior means, 500 episodes: configs/pretrain/omniglot_release.yaml trained release-style, beside
-configs/pretrain/omniglot_guided.yaml trained by our loop. Validation is not in the seconds; it comes before training,
-after 25 steps, and then whenever a fifth more has been trained. Needs Omniglot in METALEARN_DATA.
+nearest class mean on posterior means, 500 episodes: configs/pretrain/omniglot_release.yaml trained release-style,
+beside configs/pretrain/omniglot_guided.yaml trained by our loop. Validation is not in the seconds; it comes before
+training, after 25 steps, and then whenever a fifth more has been trained. Needs Omniglot in METALEARN_DATA.
 """
 
 import argparse

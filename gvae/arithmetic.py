@@ -66,7 +66,7 @@ def memory_layout(network: nn.Module, chosen: MemoryFormat) -> Iterator[None]:
 def compiled(networks: list[nn.Module], wanted: bool, device: torch.device) -> Iterator[None]:
     """Let torch.compile make the networks' forward passes of training; in eval mode they run as they are.
 
-    Raises ModelError where there is no C++ compiler for it.
+    Raises ModelError where there is no compiler for it.
     """
     if wanted:
         require_compiler(device)
@@ -80,12 +80,12 @@ def compiled(networks: list[nn.Module], wanted: bool, device: torch.device) -> I
 
 
 def require_compiler(device: torch.device) -> None:
-    """Raise ModelError when torch.compile would find no C++ compiler; on a GPU it brings its own."""
-    names = (os.environ.get("CXX", "g++"), "g++", "clang++")
-    if device.type == "cpu" and not any(shutil.which(name) for name in names):
+    """Raise ModelError when torch.compile would find no compiler: of C++ for a CPU, of C for what starts a GPU's."""
+    variable, *names = ("CXX", "g++", "clang++", "cl") if device.type == "cpu" else ("CC", "gcc", "clang", "cl")
+    if not any(shutil.which(name) for name in (os.environ.get(variable, ""), *names)):
         raise ModelError(
-            "training.compile: given true, but there is no C++ compiler (looked for CXX, g++, clang++); install one, "
-            "or leave training.compile out"
+            f"training.compile: given true, but there is no compiler (looked for {variable}, {', '.join(names)}); "
+            "install one, or leave training.compile out"
         )
 
 

@@ -41,7 +41,7 @@ class Guard:
         before = self.found.bool()
         names, kept = self._seen.get(phase.name, (list(terms), values))
         self._seen[phase.name] = names, torch.where(before, kept, values)
-        self._step = torch.where(before, self._step, step)
+        self._step = self._step * before + step * ~before  # where() would copy it there, and wait
         self.found = torch.maximum(self.found, (~values[:2].isfinite().all()).float())
         if self.deferred:
             vars(optimiser)["found_inf"] = self.found

@@ -94,9 +94,11 @@ def test_a_layout_is_undone_after_an_error_too():
 
 def test_compiled_without_a_compiler_says_what_to_do(monkeypatch):
     monkeypatch.setattr(arithmetic.shutil, "which", lambda name: None)
-    words = r"training.compile: given true, but there is no C\+\+ compiler .*; install one, or leave"
-    with pytest.raises(ModelError, match=words):
+    words = r"training.compile: given true, but there is no compiler \(looked for {}, cl\); install one, or leave"
+    with pytest.raises(ModelError, match=words.format(r"CXX, g\+\+, clang\+\+")):
         run(make(), compile=True)
+    with pytest.raises(ModelError, match=words.format("CC, gcc, clang")), compiled([], True, CUDA):
+        pass
 
 
 def test_only_training_is_compiled_and_only_within_the_run(monkeypatch):

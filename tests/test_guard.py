@@ -180,13 +180,15 @@ def test_no_step_waits_for_the_device(name, deferred, monkeypatch):
 
     class Guard(loop.Guard):
         def check(self):
-            raise Stop
+            if self.deferred:
+                raise Stop
+            super().check()
 
     monkeypatch.setattr(loop, "Guard", Guard)
     with pytest.raises(Stop), Waits() as waits:
         run(make(name), augment=AUGMENT)
     assert waits.found == [] and waits.calls > 500
     monkeypatch.setattr(loop, "works_ahead", lambda device: False)
-    with pytest.raises(Stop), Waits() as waits:
+    with Waits() as waits:  # it does see them: on a CPU every phase of every step is asked
         run(make(name), augment=AUGMENT)
-    assert waits.calls > 50  # not deferred, it asks after the first phase
+    assert waits.found.count("_local_scalar_dense") >= 18 * len(make(name).phases())
