@@ -211,11 +211,22 @@ def until(given: argparse.Namespace) -> None:
                 )  # fmt: skip
         except Reached:
             pass
-        found[name] = clock.found
+        found[name] = clock
     for goal in given.until:
-        release, ours = (found[name].get(goal, np.inf) for name in CONFIGS)
-        print(f"  error {goal}: release-style {release:.1f} s, ours {ours:.1f} s, {release / ours:.1f} times sooner")
-    print(f"  (inf: not within {given.limit:.0f} s; what is below an untrained network's error says something)")
+        print(f"  error {goal}: {verdict(goal, found['release-style'], found['ours'])}")
+
+
+def verdict(goal: float, release: Until, ours: Until) -> str:
+    """Word how much sooner ours got there; where one did not, what is known is a bound."""
+    words = [f"release-style {said(release, goal)}", f"ours {said(ours, goal)}"]
+    if goal in ours.found:
+        least = "" if goal in release.found else "more than "
+        words.append(f"{least}{release.found.get(goal, release.seconds) / max(ours.found[goal], 0.1):.1f} times sooner")
+    return ", ".join(words)
+
+
+def said(clock: Until, goal: float) -> str:
+    return f"{clock.found[goal]:.1f} s" if goal in clock.found else f"not within {clock.seconds:.0f} s"
 
 
 def main() -> None:
