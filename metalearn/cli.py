@@ -19,11 +19,11 @@ JOBS = {
     "pretrain": ("metalearn.jobs", "Pretrain an encoder."),
     "train": ("metalearn.jobs", "Meta-train a learner on episodes, then test it."),
     "bench": ("metalearn.bench", "Compare extractors x learners x settings x seeds on the same episodes."),
-    "measure": ("metalearn.jobs", "Disentanglement metrics and latent traversals of a checkpoint."),
+    "measure": ("metalearn.measure", "Disentanglement metrics and latent traversals of a checkpoint."),
     "extract": ("metalearn.jobs", "Write features of a dataset to .npz."),
 }
 
-ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see configs/.", show_default=False)]
+CONFIG_HELP = "YAML file; see configs/."
 RunDirectory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting; may be repeated.")
@@ -70,8 +70,11 @@ def quickstart(
 
 
 def _config_command(command: str) -> Callable[..., None]:
+    measures = command == "measure"
+    what = CONFIG_HELP + " Or a checkpoint: its file, folder or run." * measures
+
     def run_config(
-        config: ConfigFile,
+        config: Annotated[Path, typer.Argument(help=what, show_default=False)],
         set: Assignments = None,
         out: Out = None,
         data_root: DataRoot = None,
@@ -85,7 +88,14 @@ def _config_command(command: str) -> Callable[..., None]:
             from metalearn.schema import CONFIGS
 
             seeds = [] if seed is None else [f"seeds=[{seed}]" if command == "bench" else f"seed={seed}"]
-            loaded = load_config(config, CONFIGS[command], [*(set or []), *seeds])
+            overrides = [*(set or []), *seeds]
+            if measures and (config.is_dir() or config.suffix == ".safetensors"):
+                from metalearn.measure import checkpoint_config, default_out
+
+                measured, place = checkpoint_config(config, overrides), out or default_out(config)
+                _carry_out(work, command, measured, None, place, data_root, device, quiet)
+                return
+            loaded = load_config(config, CONFIGS[command], overrides)
             _carry_out(work, command, loaded, config, out, data_root, device, quiet)
 
     return run_config

@@ -1,6 +1,7 @@
 """Datasets as a config names them: built under a data root, with progress, prepared, checked and listed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ _SHOWN = 5  # images named where naming all would hide the rest; how many there 
 def build_dataset(kind: Kind, root: Path, report: Progress = silent) -> Dataset:
     """Build the dataset of a config's ``dataset`` key. Raises UserError or DataError, naming what is wrong."""
     choice = check_kind("dataset", kind, DATASETS, TABLES["dataset"].skip)
-    return choice.build(root, report=report, **choice.options)
+    dataset = choice.build(root, report=report, **choice.options)
+    return replace(dataset, settings=choice.kind.model_dump(mode="json"))
 
 
 def prepare(name: str, root: Path, report: Progress, options: Mapping[str, Any] | None = None) -> str:

@@ -85,6 +85,7 @@ def pretrain_encoder(
         "training": training.model_dump(mode="json"),
         "seed": seed,
         "dataset": dataset.label,
+        "dataset_settings": dict(dataset.settings),
         "dataset_fingerprint": dataset.train.fingerprint,
         "training_classes": sorted(dataset.train.base_classes),
         "seconds": round(before + time.monotonic() - began, 1),

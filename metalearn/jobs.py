@@ -1,35 +1,29 @@
-"""What the commands do once their config is loaded and their run is open; ``bench`` has a module of its own."""
+"""What the commands do once their config is loaded and their run is open; ``bench`` and ``measure`` are elsewhere."""
 
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from gvae.checkpoint import load_encoder
-from gvae.metrics import METRICS
-from gvae.pretrain import batches
-from gvae.traverse import guided_latents, kl_per_latent, latent_names, tile, traversal
 from metalearn.augmentation import build_augment
 from metalearn.data import build_dataset
 from metalearn.encoders import pretrain_encoder
 from metalearn.errors import UserError
-from metalearn.extractors import require_provenance
 from metalearn.features import extract as extract_features
 from metalearn.learners import takes
 from metalearn.meta import meta_trained
-from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak, refuse_shared_classes
+from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
 from metalearn.quick import quickstart
 from metalearn.record import read_metrics
 from metalearn.report import build_report
 from metalearn.run import Run
-from metalearn.schema import ExtractConfig, MeasureConfig, PretrainConfig, TrainConfig
+from metalearn.schema import ExtractConfig, PretrainConfig, TrainConfig
 from metalearn.testing import Tested, make_cell
 from tasks.folders import cache_folder
 from tasks.splits import PARTS
 
-__all__ = ["extract", "measure", "pretrain", "quickstart", "train"]
+__all__ = ["extract", "pretrain", "quickstart", "train"]
 
 
 def pretrain(config: PretrainConfig, run: Run, *, data_root: Path, device: str) -> None:
@@ -95,28 +89,3 @@ def extract(config: ExtractConfig, run: Run, *, data_root: Path, device: str) ->
         run.write_arrays(f"features-{part}.npz", arrays)
         shapes[part] = list(features.shape)
     run.finish({"features": shapes, "seed_matters": depends_on_seed(config.extractor)})
-
-
-def measure(config: MeasureConfig, run: Run, *, data_root: Path, device: str) -> None:
-    """Record KL per latent, traversals of the guided latents, and each metric of the encoder's test features.
-
-    Metrics need a dataset with known factors; without them they are left out.
-    """
-    vae, info = load_encoder(Path(config.checkpoint))
-    require_provenance(config.checkpoint, info)
-    dataset = build_dataset(config.dataset, data_root, run.report)
-    refuse_shared_classes("checkpoint", frozenset(info["training_classes"]), dataset.test)
-    images = torch.from_numpy(dataset.test.images())
-    vae.to(device)
-    with torch.no_grad():
-        codes = torch.cat([vae.encode(batch.to(device)).mean.cpu() for batch in batches(images)])
-        first = next(batches(images)).to(device)
-        kl = kl_per_latent(vae, first)
-        for latent in guided_latents(vae):
-            run.images(0, f"traversal/{latent_names(vae)[latent]}", tile(traversal(vae, first[:1], [latent])))
-    values = {f"kl_per_latent/{name}": float(value) for name, value in zip(latent_names(vae), kl, strict=True)}
-    factors = dataset.test.factors
-    for name, metric in METRICS.items() if factors else ():
-        values[f"metric/{name}"] = float(metric(codes.numpy(), factors))
-    run.scalars(0, values)
-    run.finish({"images": len(images), "values": values})

@@ -44,7 +44,7 @@ TABLES = {
     ),
     "extractor": Table("metalearn.extractors:EXTRACTORS", frozenset({"image_shape", "seed", "model"})),
     "learner": Table("metalearn.learners:LEARNERS", frozenset({"extractor", "ways", "seed"})),
-    "metric": Table("gvae.metrics:METRICS", frozenset()),
+    "metric": Table("gvae.metrics:METRICS", frozenset({"codes", "generator"})),
 }
 
 NESTED = ("objective",)  # options that are kinds themselves
@@ -116,6 +116,8 @@ def resolve(config: Model) -> Model:
             changed[name] = _resolved(name, what, value)
         elif isinstance(value, dict) and what in TABLES:
             changed[name] = {key: _resolved(f"{name}.{key}", what, item) for key, item in value.items()}
+        elif isinstance(value, list) and what in TABLES:
+            changed[name] = [_resolved(f"{name}.{place}", what, item) for place, item in enumerate(value)]
     return config.model_copy(update=changed)
 
 

@@ -33,11 +33,12 @@ def render(report: Report, format: str) -> str:
 def _markdown(report: Report) -> str:
     parts = []
     for caption, table in _tables(report):
-        parts += [caption, _markdown_table(table)]
+        parts += [caption, markdown_table(table)]
     return "\n\n".join([*parts, NOTE]) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """Markdown of a table whose first line is its head."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table]
     lines.insert(1, "|" + " --- |" * len(table[0]))
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO, Any, BinaryIO
 
 import numpy as np
+from matplotlib.figure import Figure
 from pydantic import BaseModel
 
 from gvae.checkpoint import write_atomic
@@ -87,6 +88,11 @@ class Run(ScopedRecorder):
             np.savez_compressed(stream, **dict(arrays))
 
         write_atomic(self.path / name, write)
+        return self.path / name
+
+    def write_figure(self, name: str, figure: Figure) -> Path:
+        """Write the figure as the file `name`, a png, atomically."""
+        write_atomic(self.path / name, lambda stream: figure.savefig(stream, format="png"))
         return self.path / name
 
     def write_cell(self, cell: Cell) -> Path:

@@ -221,11 +221,25 @@ class ExtractConfig(Settings):
     seed: Seed = 0
 
 
+def _every_metric() -> list[Kind]:
+    from gvae.metrics import METRICS  # imports numpy and scikit-learn, so only where they are asked for
+
+    return [Kind(kind=name) for name in METRICS]
+
+
+def _each_kind_once(kinds: list[Kind]) -> list[Kind]:
+    _no_repeats([kind.kind for kind in kinds])
+    return kinds
+
+
 class MeasureConfig(Settings):
-    """``metalearn measure``: disentanglement metrics and traversals of the encoder in `checkpoint`."""
+    """``metalearn measure``: traversals, and `metrics` (default: all) `repeats` times, each with draws of its own."""
 
     checkpoint: Annotated[str, Field(min_length=1)]
     dataset: DatasetConfig
+    part: Literal["val", "test"] = "test"
+    metrics: Annotated[list[Kind], AfterValidator(_each_kind_once), Field(default_factory=_every_metric)]
+    repeats: Annotated[int, Field(ge=2)] = 5
     seed: Seed = 0
 
 

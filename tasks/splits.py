@@ -3,10 +3,11 @@
 import hashlib
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, Int8, Int64, UInt8
@@ -117,13 +118,17 @@ class Partition:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three parts without a common class. Raises DataError, naming the classes, when two parts share one."""
+    """Three parts without a common class. Raises DataError, naming the classes, when two parts share one.
+
+    ``settings``: the kind and options from which it can be built again, none where they are not known.
+    """
 
     name: str
     split: str
     train: Partition
     val: Partition
     test: Partition
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for one, other in combinations((self.train, self.val, self.test), 2):
@@ -142,7 +147,8 @@ class Dataset:
     @classmethod
     def of_classes(cls, name: str, split: str, store: Store, parts: Mapping[str, Iterable[str]]) -> "Dataset":
         """Build train, val and test from their class names. Raises DataError as Partition.of_classes does."""
-        return cls(name, split, *(Partition.of_classes(store, part, parts[part]) for part in PARTS))
+        train, val, test = (Partition.of_classes(store, part, parts[part]) for part in PARTS)
+        return cls(name, split, train, val, test)
 
 
 def base_class(name: str) -> str:
