@@ -59,30 +59,34 @@ def pretrain(
     state: Path | None = None,
     recorder: Recorder | None = None,
     monitor: Callable[[VAEObjective], Mapping[str, float]] | None = None,
+    factors: Mapping[str, Tensor] | None = None,
 ) -> VAEObjective:
     """Train ``objective`` on images (uint8, kept on the device) and labels; return it in eval mode.
 
     The order of an epoch, and the noise and augmentation of a step, depend on (seed, epoch) and (seed, step) alone.
     With ``state`` the run continues from that file where it exists, to bitwise the weights of an uninterrupted run on
     a CPU. ``augment`` changes every image of every batch, each on its own. ``monitor`` runs after every epoch, its
-    numbers are recorded. Raises ModelError on a non-finite loss, before the step that it would spoil, on a state of
-    another run, and on a jitter that the images cannot have.
+    numbers are recorded. ``factors``: known factors of the images, name -> (n,), of which the objective takes what it
+    asks for. Raises ModelError on a factor that is missing, on a non-finite loss, before the step that it would spoil,
+    on a state of another run, and on a jitter that the images cannot have.
     """
     recorder = recorder or Recorder()
     device = torch.device(device)
     objective.to(device).train()
     images, labels = images.to(device), labels.to(device)
+    objective.prepare(factors or {})
+    asked = {name: (factors or {})[name].to(device) for name in objective.factors}
     phases = objective.phases()
     optimisers = build_optimisers(phases, training)
     steps = _steps_per_epoch(len(images), training.batch_size)
     total = steps * training.epochs
-    identity = identify(objective, images, labels, describe(training, augment), seed) if state else {}
+    identity = identify(objective, images, labels, describe(training, augment), seed, asked) if state else {}
     done = restore(state, objective, optimisers, identity) if state else 0
     meter = Meter()
     saved = time.monotonic()
     recorder.progress(done, total, f"epoch {done // steps + 1}/{training.epochs}")
     for step in range(done, total):
-        batch = draw(images, labels, step, steps, training.batch_size, seed)
+        batch = draw(images, labels, step, steps, training.batch_size, seed, asked)
         if augment:
             plain = batch.images
             batch = batch._replace(images=augment(plain, seeded(device, seed, 3, step)))
@@ -131,12 +135,15 @@ def draw(
     steps: int,
     batch_size: int,
     seed: int,
+    factors: Mapping[str, Tensor] | None = None,
 ) -> Batch:
     """Return the batch of a step: a slice of the epoch's seeded permutation, images as floats in [0, 1]."""
     epoch, position = divmod(step, steps)
     order = torch.randperm(len(images), generator=seeded("cpu", seed, 1, epoch))
     index = order[position * batch_size : (position + 1) * batch_size].to(images.device)
-    return Batch(images[index].float().mul_(1 / 255), labels[index], seeded(images.device, seed, 2, step))
+    known = {name: values[index] for name, values in (factors or {}).items()}
+    noise = seeded(images.device, seed, 2, step)
+    return Batch(images[index].float().mul_(1 / 255), labels[index], noise, step, known)
 
 
 def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:
