@@ -15,15 +15,17 @@ from gvae.errors import ModelError
 from gvae.nets import ImageShape
 from gvae.warp import VALUES, sampling_matrix, warp
 
-TRANSFORMS = {"rotation": 1, "scale": 1, "translation": 2, "shear": 1}
-"""Geometric slots and how many latents each takes."""
+TRANSFORMS = {"rotation": 1, "scale": 1, "translation": 2, "shear": 1, "zoom": 1, "stretch": 2, "affine": 6}
+"""Geometric slots and how many latents each takes.
 
-_STEPS = {
-    "rotation": 0.3,
-    "scale": 0.1,
-    "translation": 0.1,
-    "shear": 0.2,
-}  # effect of one posterior sd at the start
+``zoom``: one factor of the size. ``stretch``: a latent and a factor for each axis. ``scale``: the release's, one
+latent and from it a factor for each axis. ``affine``: all six numbers of the map.
+"""
+
+_STEPS = {  # effect of one posterior sd at the start
+    "rotation": 0.3, "scale": 0.1, "translation": 0.1, "shear": 0.2, "zoom": 0.1, "stretch": 0.1, "affine": 0.1,
+}  # fmt: skip
+_FACTORS = ("scale", "zoom", "stretch")  # what is the exponential of a map
 
 
 class LightOutput(NamedTuple):
@@ -39,7 +41,7 @@ class LightDecoder(nn.Module):
     ``transforms`` are applied to the canonical image in the order listed. ``unit_norm``: the basis has columns of
     length one, since a free basis can shrink to cheat the orthogonality penalty; a learned gain for each component
     scales z_cont instead. ``bounded``: the canonical image goes through a bias and a sigmoid, as in the release.
-    ``linear_scale``: scale factors are an affine map of the latent, which may be negative, as in the release;
+    ``linear_scale``: factors of size are an affine map of the latent, which may be negative, as in the release;
     otherwise its exponential. ``resample_each``: one bilinear resampling a transform, as in the release, rather
     than one for their product.
     """
@@ -70,7 +72,7 @@ class LightDecoder(nn.Module):
         for name, linear in self.maps.items():
             assert isinstance(linear, nn.Linear)
             linear.bias.zero_()
-            linear.weight.copy_(torch.eye(2) if name == "translation" else torch.ones(1))
+            linear.weight.copy_(torch.eye(linear.in_features) if linear.in_features > 1 else torch.ones(1))
             linear.weight.mul_(_STEPS[name])
 
     @property
@@ -84,10 +86,16 @@ class LightDecoder(nn.Module):
         found = []
         for name in self.transforms:
             values = self.maps[name](z_def[name])
-            if name == "scale" and not self.linear_scale:
+            if name in _FACTORS and not self.linear_scale:
                 values = values.exp()
             found.append(sampling_matrix(name, values))
         return found
+
+    def variances(self, z_content: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
+        """Return the variance over images that each component accounts for, summed over pixels, before any sigmoid."""
+        if self.gain is not None:
+            z_content = z_content * self.gain
+        return z_content.var(0, correction=0) * self.basis.square().sum(0)
 
     def forward(self, z_def: dict[str, Tensor], z_content: Float[Tensor, "n k"]) -> LightOutput:
         """Return the canonical image and its transformation; values unbounded unless ``bounded``."""

@@ -69,3 +69,66 @@ def cross_entropy_to_uniform(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"
     The K-class form of the release's third phase, which drives a binary adversary's output to 0.5.
     """
     return -F.log_softmax(logits, dim=1).mean(1)
+
+
+def capacity_at(step: int, capacity: float, steps: int) -> float:
+    """C(step), nats: from 0 linearly to ``capacity`` in ``steps`` steps, then constant (Burgess et al. 2018)."""
+    return capacity * min(1.0, step / steps)
+
+
+def covariance(z: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
+    """Covariance of the latents over the batch, divided by n: the estimate of Kumar et al. 2018, section 3."""
+    centred = z - z.mean(0)
+    return centred.T @ centred / len(z)
+
+
+def covariance_to_identity(matrix: Float[Tensor, "d d"], off_diagonal: float, diagonal: float) -> Float[Tensor, ""]:
+    """Off_diagonal * sum_{i != j} C_ij^2 + diagonal * sum_i (C_ii - 1)^2: Kumar et al. 2018, equations 6 and 7.
+
+    DIP-VAE-I takes the covariance of the posterior means, DIP-VAE-II adds the mean posterior covariance to it.
+    """
+    variances = torch.diagonal(matrix)
+    rest = matrix - torch.diag_embed(variances)
+    return off_diagonal * rest.square().sum() + diagonal * (variances - 1).square().sum()
+
+
+def permute_latents(z: Float[Tensor, "n d"], generator: torch.Generator) -> Float[Tensor, "n d"]:
+    """Shuffle each latent over the batch on its own: a sample of prod_j q(z_j) (Kim & Mnih 2018, algorithm 1)."""
+    order = torch.rand(z.shape, generator=generator, device=generator.device).argsort(0).to(z.device)
+    return z.gather(0, order)
+
+
+def log_density_ratio(logits: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """Log D(z) - log(1 - D(z)), nats, from the logits of (joint, permuted): its mean is TC (Kim & Mnih 2018, eq. 3)."""
+    return logits[:, 0] - logits[:, 1]
+
+
+def discriminator_loss(joint: Float[Tensor, "n 2"], permuted: Float[Tensor, "m 2"]) -> Float[Tensor, ""]:
+    """Cross-entropy of telling samples of q(z) from permuted ones, nats: Kim & Mnih 2018, algorithm 2.
+
+    The mean over both kinds, each with half the weight; log 2 where they cannot be told apart.
+    """
+    return -0.5 * (F.log_softmax(joint, 1)[:, 0].mean() + F.log_softmax(permuted, 1)[:, 1].mean())
+
+
+def normalised_temperature_cross_entropy(
+    one: Float[Tensor, "n d"], other: Float[Tensor, "n d"], temperature: float
+) -> Float[Tensor, " n"]:
+    """NT-Xent of Chen, Kornblith, Norouzi & Hinton 2020, equation 1, nats: which of 2n - 1 views is of the same image.
+
+    Row i of ``one`` and of ``other`` are two views of image i; similarity is the cosine over ``temperature``. The mean
+    of both directions for each image. An InfoNCE bound (van den Oord et al. 2018): log(2n - 1) where nothing is known.
+    """
+    n = len(one)
+    views = F.normalize(torch.cat([one, other]), dim=1)
+    similarity = views @ views.T / temperature
+    itself = torch.eye(2 * n, dtype=torch.bool, device=one.device)
+    partner = torch.arange(2 * n, device=one.device).roll(n)
+    each = F.cross_entropy(similarity.masked_fill(itself, -math.inf), partner, reduction="none")
+    return each.view(2, n).mean(0)
+
+
+def variance_explained(answer: Float[Tensor, "n k"], truth: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+    """R2 over the batch, the mean over columns: 1 - residual / variance; 0 for the mean, below for worse."""
+    residual = (answer - truth).square().mean(0)
+    return (1 - residual / truth.var(0, correction=0).clamp_min(1e-12)).mean()

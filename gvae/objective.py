@@ -1,37 +1,24 @@
-"""What an objective is: named terms, and the optimiser phases of one batch. The plain VAE is the base of all."""
+"""What an objective is: a VAE, one regulariser, the parts that guide it, and the optimiser phases of one batch."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvae import losses
+from gvae.augment import Augment
+from gvae.batch import Batch, Seen, Terms, full_precision
+from gvae.errors import ModelError
+from gvae.geometry import Geometry
 from gvae.guidance import LightOutput
 from gvae.nets import ImageShape, initialise
+from gvae.part import Part, Setting
+from gvae.regularizers import Regularizer
 from gvae.vae import VAE, Posterior
 
-Terms = dict[str, Tensor]
-"""Named scalar terms of a loss, unweighted unless the name says so; what TensorBoard shows."""
-
-
-class Batch(NamedTuple):
-    """A minibatch: images (n, c, h, w) in [0, 1], class labels (n,), and the generator of this step's noise."""
-
-    images: Float[Tensor, "n c h w"]
-    labels: Int[Tensor, " n"]
-    generator: torch.Generator
-
-
-def full_precision(like: Tensor) -> AbstractContextManager[object]:
-    """Return a context without autocast on the device of ``like``: float32 for what is small and delicate.
-
-    Guidance is: a grid coordinate in bfloat16 is off by up to a tenth of a pixel, distances to prototypes cancel,
-    and binary cross-entropy of probabilities refuses to run under autocast on CUDA.
-    """
-    return torch.autocast(like.device.type, enabled=False)
+__all__ = ["Batch", "Phase", "Terms", "VAEObjective"]
 
 
 class Phase(NamedTuple):
@@ -47,18 +34,19 @@ class Phase(NamedTuple):
 
 
 class VAEObjective(nn.Module):
-    """VAE (Kingma & Welling 2014) and beta-VAE (Higgins et al. 2017).
+    """Minimises elbo * (-E_q log p(x|z) + regulariser) + the terms of the parts that guide.
 
-    Maximises ELBO = E_q log p(x|z) - beta KL(q(z|x) || N(0, 1)).
+    The latents are named slots: the parts ask for theirs, in order, and ``content`` is the rest; parts that ask for
+    the same slot share it. ``likelihood="gaussian"`` sums squared errors, the release's choice for photographs.
+    ``warp``: a random warp of what is encoded, parameters drawn an image from the step's generator; parts that need
+    one say so. ``elbo=0`` leaves out decoder and regulariser: the parts alone train the encoder.
 
-    ``regularizer="tc"`` adds (beta - 1) TC(z) to the plain KL instead of weighting it: beta-TCVAE, Chen et al.
-    2018, equation 4 with alpha = gamma = 1. ``likelihood="gaussian"`` sums squared errors, the release's choice for
-    photographs.
+    Phases of a batch: ``main`` (everything but adversaries), ``discriminator`` where the regulariser has one,
+    ``adversary`` (of all parts), ``inhibition`` (of the parts whose inhibition stands apart).
 
-    ``classes`` and ``dataset_size`` describe the training part; ``seed`` draws the first weights.
+    ``classes`` and ``dataset_size`` describe the training part; ``seed`` draws the first weights. ModelError says what
+    does not fit together.
     """
-
-    labels_used: ClassVar[str] = "none"
 
     def __init__(
         self,
@@ -69,71 +57,184 @@ class VAEObjective(nn.Module):
         trunk: str,
         latents: int,
         *,
-        beta: float = 1.0,
-        regularizer: Literal["kl", "tc"] = "kl",
+        regularizer: Regularizer,
+        parts: Sequence[Part] = (),
+        warp: Augment | None = None,
+        elbo: float = 1.0,
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
     ):
         super().__init__()
-        self.beta, self.regularizer, self.likelihood, self.dataset_size = (
-            beta,
-            regularizer,
-            likelihood,
-            dataset_size,
-        )
-        slots = self.slots(latents)
+        _check(parts, warp, elbo, image_shape[0])
+        self.elbo_weight, self.likelihood, self.dataset_size = elbo, likelihood, dataset_size
+        slots = divide(latents, parts, warp)
         self.vae = VAE(image_shape, trunk=trunk, latents=latents, slots=slots, likelihood=likelihood)
-        self.add_guidance(image_shape, classes)
+        self.regularizer = regularizer if elbo else Regularizer()
+        self.regularizer.build(latents, dataset_size)
+        self.parts = nn.ModuleList(parts)
+        self._parts, self._warp = tuple(parts), warp
+        for part in parts:
+            part.build(Setting(self.vae, classes, warp))
         initialise(self, torch.Generator().manual_seed(seed))
-        self.after_initialise()
+        for part in parts:
+            part.start()
+        if not elbo:
+            self.vae.decoder.requires_grad_(False)
 
-    def slots(self, latents: int) -> dict[str, int]:
-        """Return the named slots of the latents, in order."""
-        return {"content": latents}
+    @property
+    def labels_used(self) -> str:
+        """What its training sees of labels: class (perhaps factors too), factor, or none."""
+        used = {part.labels_used for part in self._parts}
+        return next((name for name in ("class", "factor") if name in used), "none")
 
-    def add_guidance(self, image_shape: ImageShape, classes: int) -> None:
-        """Build the parts that guide; a plain VAE has none."""
+    @property
+    def factors(self) -> list[str]:
+        """Names of the known factors that its batches must have."""
+        return sorted({part.factor for part in self._parts if part.factor})
 
-    def after_initialise(self) -> None:
-        """Set weights that must not start at random."""
+    def prepare(self, factors: Mapping[str, Tensor]) -> None:
+        """Take the known factors (n,) of all training images, before the first batch; ModelError if one is missing."""
+        for part in self._parts:
+            part.prepare(factors)
 
     def settings(self) -> dict[str, Any]:
         """Return the plain settings that the losses are a function of, besides the network and the batch."""
-        kept = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}
-        return {"method": type(self).__name__, "slots": self.vae.slot_sizes, **kept}
+        return {
+            "slots": self.vae.slot_sizes, "likelihood": self.likelihood, "dataset_size": self.dataset_size,
+            "elbo": self.elbo_weight, **self.regularizer.settings(), "parts": [part.settings() for part in self._parts],
+            **({"warp": self._warp.settings()} if self._warp else {}),
+        }  # fmt: skip
 
-    def elbo(self, batch: Batch) -> tuple[Tensor, Posterior, Tensor, Terms]:
-        """Return (negative ELBO, posterior, z, terms), batch means in nats."""
-        posterior = self.vae.encode(batch.images)
-        posterior = Posterior(posterior.mean.float(), posterior.logvar.float())
-        z = posterior.sample(batch.generator)
-        logits = self.vae.decode(z).float()
-        if self.likelihood == "bernoulli":
-            reconstruction = losses.bernoulli_nll(logits, batch.images).mean()
-        else:
-            reconstruction = losses.squared_error(logits, batch.images).mean()
-        kl = losses.kl_to_standard_normal(*posterior).sum(1).mean()
-        terms = {"reconstruction": reconstruction, "kl": kl}
-        if self.regularizer == "tc":
-            terms["tc"] = losses.total_correlation(z, *posterior, self.dataset_size).mean()
-            loss = reconstruction + kl + (self.beta - 1) * terms["tc"]
-        else:
-            loss = reconstruction + self.beta * kl
-        return loss, posterior, z, terms
+    def look(self, batch: Batch) -> Seen:
+        """Encode a batch: each image as it is or warped, under two warps where a part compares them."""
+        images, drawn = self._view(batch)
+        n = len(images)
+        if any(part.second_view for part in self._parts):
+            images = torch.cat([images, self._view(batch)[0]])
+        mean, logvar = self.vae.encode(images)
+        posterior = Posterior(mean[:n].float(), logvar[:n].float())
+        other = Posterior(mean[n:].float(), logvar[n:].float()) if len(images) > n else None
+        return Seen(images[:n], drawn, posterior, posterior.sample(batch.generator), other)
+
+    def _view(self, batch: Batch) -> tuple[Tensor, Any]:
+        if self._warp is None:
+            return batch.images, None
+        drawn = self._warp.draw(len(batch.images), batch.generator, batch.images.device)
+        with torch.no_grad():
+            return self._warp.apply(batch.images, drawn), drawn
+
+    def elbo(self, batch: Batch, seen: Seen) -> tuple[Tensor, Terms]:
+        """Return (weighted negative ELBO by the regulariser, terms), batch means in nats."""
+        if not self.elbo_weight:
+            return torch.zeros((), device=seen.z.device), {}
+        logits = self.vae.decode(seen.z).float()
+        error = losses.bernoulli_nll if self.likelihood == "bernoulli" else losses.squared_error
+        reconstruction = error(logits, seen.images).mean()
+        with full_precision(seen.z):
+            penalty, more = self.regularizer.loss(batch, seen)
+        loss = self.elbo_weight * (reconstruction + penalty)
+        return loss, {"reconstruction": reconstruction, "kl": seen.kl(), **more}
 
     def loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         """Return the main phase's loss and terms."""
-        loss, _, _, terms = self.elbo(batch)
+        seen = self.look(batch)
+        loss, terms = self.elbo(batch, seen)
+        for part in self._parts:
+            more, named = part.loss(batch, seen)
+            loss, terms = loss + more, {**terms, **_named(part, named)}
+        self._seen = seen.without_gradient()
         return loss, terms
+
+    def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        """Return the loss of the regulariser's discriminator, on the latents of the main phase."""
+        with full_precision(self._seen.z):
+            return self.regularizer.discriminator_loss(batch, self._seen.z)
+
+    def adversary_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        """Return the sum of the adversaries' losses, on detached latents.
+
+        A new sample from the posterior that the phase before computed, as in the release: no second encoding.
+        """
+        z = self._seen.posterior.sample(batch.generator)
+        return _sum((part, part.adversary_loss(batch, self._seen, z)) for part in self._parts if part.adversary)
+
+    def inhibition_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
+        """Return phase 3 of the release's form: the encoder alone, against the adversaries."""
+        mean, logvar = self.vae.encode(self._seen.images)
+        z = Posterior(mean.float(), logvar.float()).sample(batch.generator)
+        return _sum((part, part.inhibition_loss(z)) for part in self._parts if part.apart)
 
     def phases(self) -> list[Phase]:
         """Return the optimiser steps of one batch, in order."""
-        return [Phase("main", "main", list(self.parameters()), self.loss)]
+        rivals = [parameter for part in self._parts if part.adversary for parameter in part.adversary.parameters()]
+        discriminator = list(self.regularizer.discriminator.parameters()) if self.regularizer.discriminator else []
+        others = {id(parameter) for parameter in (*rivals, *discriminator)}
+        model = [one for one in self.parameters() if one.requires_grad and id(one) not in others]
+        phases = [Phase("main", "main", model, self.loss)]
+        if discriminator:
+            phases.append(Phase("discriminator", "discriminator", discriminator, self.discriminator_loss))
+        if rivals:
+            phases.append(Phase("adversary", "adversary", rivals, self.adversary_loss))
+        if any(part.apart for part in self._parts):
+            phases.append(Phase("inhibition", "main", model, self.inhibition_loss))
+        return phases
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the decoder is trained at all."""
+        return self.elbo_weight > 0
+
+    def pictures(self, z: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, "n c h w"]]:
+        """Return what the parts decode from latents, named, in [0, 1]."""
+        return {name: image for part in self._parts for name, image in part.pictures(z).items()}
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """The part with the light decoder, None where there is none."""
+        return next((part for part in self._parts if isinstance(part, Geometry)), None)
 
     def light(self, z: Float[Tensor, "n d"]) -> LightOutput | None:
         """Return the light decoder's view of latents, None where there is no light decoder."""
-        return None
+        return self.geometry.light(z) if self.geometry else None
 
     @property
     def components(self) -> Float[Tensor, "k c h w"] | None:
         """The light decoder's basis as images, None where there is none."""
-        return None
+        return self.geometry.components if self.geometry else None
+
+
+def divide(latents: int, parts: Sequence[Part], warp: Augment | None) -> dict[str, int]:
+    """Return the slots: those that the parts ask for, in order, then ``content`` with what is left of ``latents``."""
+    slots: dict[str, int] = {}
+    for part in parts:
+        for name, size in part.slots(latents, warp).items():
+            if slots.setdefault(name, size) != size:
+                raise ModelError(f"slot {name!r}: one part asks for {slots[name]} latents, another for {size}")
+    return {**slots, "content": latents - sum(slots.values())}
+
+
+def _check(parts: Sequence[Part], warp: Augment | None, elbo: float, channels: int) -> None:
+    names = [type(part).__name__.lower() + (f" {part.label!r}" if part.label else "") for part in parts]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ModelError(f"parts: {', '.join(repeated)} twice; allowed: each once (an attribute once by its name)")
+    needs = [name for name, part in zip(names, parts, strict=True) if part.warped]
+    if needs and warp is None:
+        raise ModelError(f"warp: given nothing; {', '.join(needs)} needs one, such as {{rotation: 30}}")
+    if elbo < 0 or (elbo == 0 and not parts):
+        raise ModelError(f"elbo: given {elbo}; allowed: above 0, or 0 where parts train the encoder alone")
+    if warp:
+        warp.check(channels)
+
+
+def _named(part: Part, terms: Terms) -> Terms:
+    return {name + (f"_{part.label}" if part.label else ""): term for name, term in terms.items()}
+
+
+def _sum(found: Any) -> tuple[Tensor, Terms]:
+    total: Tensor | None = None
+    terms: Terms = {}
+    for part, (loss, named) in found:
+        total = loss if total is None else total + loss
+        terms.update(_named(part, named))
+    assert total is not None
+    return total, terms

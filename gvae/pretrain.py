@@ -58,24 +58,28 @@ def pretrain(
     state: Path | None = None,
     recorder: Recorder | None = None,
     monitor: Callable[[VAEObjective], Mapping[str, float]] | None = None,
+    factors: Mapping[str, Tensor] | None = None,
 ) -> VAEObjective:
     """Train ``objective`` on images (uint8, kept on the device) and labels; return it in eval mode.
 
     The order of an epoch, and the noise and augmentation of a step, depend on (seed, epoch) and (seed, step) alone.
     With ``state`` the run continues from that file where it exists, to bitwise the weights of an uninterrupted run on
     a CPU. ``augment`` changes every image of every batch, each on its own. ``monitor`` runs after every epoch, its
-    numbers are recorded. Raises ModelError on a loss or gradient that is not finite, before the step that it would
-    spoil, on a state of another run, and on a jitter that the images cannot have. Where the device works ahead of the
-    host nothing waits for it within a step (see ``Guard``): that error then comes with the next record.
+    numbers are recorded. ``factors``: known factors of the images, name -> (n,), of which the objective takes what it
+    asks for. Raises ModelError on a factor that is missing, on a loss or gradient that is not finite, before the step
+    that it would spoil, on a state of another run, and on a jitter that the images cannot have. Where the device works
+    ahead of the host nothing waits for it within a step (see ``Guard``): that error then comes with the next record.
     """
     recorder = recorder or Recorder()
     device = torch.device(device)
     objective.to(device).train()
-    shuffled = Shuffled(images.to(device), labels.to(device), training.batch_size, seed)
+    objective.prepare(factors or {})
+    asked = {name: (factors or {})[name].to(device) for name in objective.factors}
+    shuffled = Shuffled(images.to(device), labels.to(device), training.batch_size, seed, asked)
     phases = objective.phases()
     optimisers = build_optimisers(phases, training)
     steps, total = shuffled.steps, shuffled.steps * training.epochs
-    identity = identify(objective, images, labels, describe(training, augment), seed) if state else {}
+    identity = identify(objective, images, labels, describe(training, augment), seed, asked) if state else {}
     meter, guard = Meter(), Guard(device, deferred=works_ahead(device))
     with computing(objective.vae, training, device):
         done = restore(state, objective, optimisers, identity) if state else 0

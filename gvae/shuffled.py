@@ -1,28 +1,39 @@
 """The minibatches of a training, each a function of the seed and its step."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gvae.batch import Batch
 from gvae.errors import ModelError
-from gvae.objective import Batch
 from gvae.seeds import seeded
 
 
 class Shuffled:
-    """Batches of images (uint8) and labels, all on one device: slices of a permutation that is new in every epoch.
+    """Batches of images (uint8), labels and known factors, all on one device: slices of a new permutation every epoch.
 
     The order of an epoch depends on (seed, epoch) alone and is the same on every device: the CPU draws it, once an
     epoch. What is left over at an epoch's end is not shown. Raises ModelError for a batch size below 2 or above the
     number of images.
     """
 
-    def __init__(self, images: UInt8[Tensor, "n c h w"], labels: Int[Tensor, " n"], batch_size: int, seed: int):
+    def __init__(
+        self,
+        images: UInt8[Tensor, "n c h w"],
+        labels: Int[Tensor, " n"],
+        batch_size: int,
+        seed: int,
+        factors: Mapping[str, Tensor] = MappingProxyType({}),
+    ):
         if batch_size < 2 or batch_size > len(images):
             raise ModelError(
                 f"training.batch_size must be between 2 and the {len(images)} training images, got {batch_size}"
             )
-        self.images, self.labels, self.batch_size, self.seed = images, labels, batch_size, seed
+        self.images, self.labels, self.factors = images, labels, factors
+        self.batch_size, self.seed = batch_size, seed
         self.steps = len(images) // batch_size
         """Batches an epoch."""
         self._epoch, self._order = -1, torch.empty(0)
@@ -35,4 +46,5 @@ class Shuffled:
             self._epoch, self._order = epoch, order.to(self.images.device)
         index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         noise = seeded(self.images.device, self.seed, 2, step)
-        return Batch(self.images[index].float().mul_(1 / 255), self.labels[index], noise)
+        known = {name: values[index] for name, values in self.factors.items()}
+        return Batch(self.images[index].float().mul_(1 / 255), self.labels[index], noise, step, known)

@@ -21,10 +21,11 @@ def identify(
     labels: Int[Tensor, " n"],
     training: Mapping[str, Any],
     seed: int,
+    factors: Mapping[str, Tensor],
 ) -> dict[str, Any]:
     """Return what a training is a function of, as plain data: a state goes on only where all of it is equal."""
     digest = hashlib.sha256()
-    for tensor in (images, labels):
+    for tensor in (images, labels, *(factors[name] for name in sorted(factors))):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     budget = {name: value for name, value in training.items() if name != "checkpoint_seconds"}
     made_of = {"seed": seed, "images": len(images), "data": digest.hexdigest()[:16], **budget, **objective.settings()}

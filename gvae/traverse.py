@@ -52,8 +52,10 @@ def guided_latents(vae: VAE) -> list[int]:
 def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int, recorder: Recorder) -> None:
     """Record what the model sees and does: call in eval mode without gradients.
 
-    Rows of the reconstruction: images, the decoder's mean, the light decoder's image and its canonical one. A traversal
-    goes from -2.5 to 2.5 standard deviations of the prior, left to right, a row a latent.
+    Rows of the reconstruction: images, the decoder's mean, what each part decodes, such as the light decoder's image
+    and its canonical one. Components come in the order of the variance that they account for. A traversal goes from
+    -2.5 to 2.5 standard deviations of the prior, left to right, a row a latent. An objective that trains no decoder has
+    no pictures.
     """
     vae = objective.vae
     names = latent_names(vae)
@@ -62,14 +64,13 @@ def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int
     recorder.histogram(step, "kl_per_latent", kl)
     shown = images[:SHOWN]
     mean = vae.encode(shown).mean
-    rows = [shown, vae.mean_image(mean)]
-    light = objective.light(mean)
-    if light:
-        rows += [light.image.clamp(0, 1), light.canonical.clamp(0, 1)]
-    recorder.images(step, "reconstruction" + ("_light_canonical" if light else ""), tile(torch.stack(rows)))
-    components = objective.components
-    if components is not None:
-        recorder.images(step, "components", _to_unit(components))
+    more = objective.pictures(mean)
+    if not objective.decodes:
+        return
+    rows = [shown, vae.mean_image(mean), *more.values()]
+    recorder.images(step, "_".join(["reconstruction", *more]), tile(torch.stack(rows)))
+    if objective.geometry:
+        recorder.images(step, "components", _to_unit(objective.geometry.sorted_components(vae.encode(images).mean)))
     busiest = [index for index in kl.argsort(descending=True).tolist() if index not in guided_latents(vae)][:SHOWN]
     for latent in guided_latents(vae):
         recorder.images(step, f"traversal/{names[latent]}", tile(traversal(vae, shown[:1], [latent])))

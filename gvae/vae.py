@@ -1,6 +1,6 @@
 """The variational autoencoder whose posterior mean is the feature: encode, sample, decode."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -74,3 +74,22 @@ class VAE(nn.Module):
     def slot(self, z: Float[Tensor, "n d"], name: str) -> Float[Tensor, "n k"]:
         """Return the latents of one named slot."""
         return z[:, self.slots[name]]
+
+    def chosen(self, names: Collection[str], *, others: bool = False) -> list[slice]:
+        """Return where the latents of some named slots lie, or all others: slices in order, neighbours in one."""
+        found: list[slice] = []
+        for name, at in self.slots.items():
+            if (name in names) != others:
+                joined = bool(found) and found[-1].stop == at.start
+                found = [*found[:-1], slice(found[-1].start, at.stop)] if joined else [*found, at]
+        return found
+
+
+def take(z: Float[Tensor, "n d"], places: list[slice]) -> Float[Tensor, "n k"]:
+    """Return the latents at ``VAE.chosen`` places: a view where they lie together."""
+    return z[:, places[0]] if len(places) == 1 else torch.cat([z[:, at] for at in places], 1)
+
+
+def width(places: list[slice]) -> int:
+    """Return how many latents lie at ``VAE.chosen`` places."""
+    return sum(at.stop - at.start for at in places)

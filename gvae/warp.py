@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gvae.errors import ModelError
 
-VALUES = {"rotation": 1, "scale": 2, "translation": 2, "shear": 1}
+VALUES = {"rotation": 1, "scale": 2, "translation": 2, "shear": 1, "zoom": 1, "stretch": 2, "affine": 6}
 """Transforms and how many values each takes for an image."""
 
 
@@ -17,18 +17,22 @@ def sampling_matrix(name: str, values: Float[Tensor, "n k"]) -> Float[Tensor, "n
     """Homogeneous matrix taking an output position to where the image is read, in [-1, 1] coordinates (x, y).
 
     ``values``: rotation, radians (n, 1), counter-clockwise as seen; scale, two factors (n, 2), a factor of 0.5
-    doubles the size; translation, (n, 2) in half image widths; shear, (n, 1). As ``affine_grid`` reads it.
+    doubles the size; translation, (n, 2) in half image widths; shear, (n, 1); zoom, one factor for both axes (n, 1);
+    stretch, two factors (n, 2), as scale; affine, what is added to the identity's two rows (n, 6). As ``affine_grid``
+    reads it.
     """
     matrix = torch.eye(3, dtype=values.dtype, device=values.device).repeat(len(values), 1, 1)
     if name == "rotation":
         cos, sin = values[:, 0].cos(), values[:, 0].sin()
         matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 0], matrix[:, 1, 1] = cos, -sin, sin, cos
-    elif name == "scale":
-        matrix[:, 0, 0], matrix[:, 1, 1] = values[:, 0], values[:, 1]
+    elif name in ("scale", "zoom", "stretch"):
+        matrix[:, 0, 0], matrix[:, 1, 1] = values[:, 0], values[:, -1]
     elif name == "translation":
         matrix[:, 0, 2], matrix[:, 1, 2] = values[:, 0], values[:, 1]
     elif name == "shear":
         matrix[:, 0, 1] = values[:, 0]
+    elif name == "affine":
+        matrix[:, :2] += values.view(-1, 2, 3)
     else:
         raise ModelError(f"unknown transform {name!r}; allowed: {', '.join(VALUES)}")
     return matrix

@@ -77,7 +77,7 @@ def pretrain_encoder(
     pretrain(
         built, images, labels, training=Training(**training.model_dump(exclude={"augmentation"})), seed=seed,
         augment=build_augment(training.augmentation, images.shape[1]), device=device, state=state, recorder=recorder,
-        monitor=watch,
+        monitor=watch, factors={name: torch.from_numpy(values) for name, values in dataset.train.factors.items()},
     )  # fmt: skip
     info = {
         "objective": objective.model_dump(mode="json"),

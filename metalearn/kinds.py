@@ -43,11 +43,14 @@ TABLES = {
         frozenset({"image_shape", "classes", "dataset_size", "seed", "trunk", "latents"}),
     ),
     "extractor": Table("metalearn.extractors:EXTRACTORS", frozenset({"image_shape", "seed", "model"})),
+    "regularizer": Table("gvae.regularizers:REGULARIZERS", frozenset()),
+    "part": Table("gvae.objectives:PARTS", frozenset()),
     "learner": Table("metalearn.learners:LEARNERS", frozenset({"extractor", "ways", "seed"})),
     "metric": Table("gvae.metrics:METRICS", frozenset({"codes", "generator"})),
 }
 
-NESTED = ("objective",)  # options that are kinds themselves
+NESTED = {"objective": "objective", "regularizer": "regularizer", "parts": "part"}
+"""Options that are kinds themselves, or lists of them, and which."""
 
 
 def load_attribute(path: str) -> Any:
@@ -122,17 +125,36 @@ def resolve(config: Model) -> Model:
 
 
 def _resolved(key: str, what: str, kind: Kind) -> Kind:
-    """`kind` with defaults, and the same for an option that is itself a kind (an extractor's objective)."""
+    """`kind` with defaults, and the same for what in its options is a kind (an extractor's objective) or a warp."""
     try:
-        filled = check_kind(what, kind, table_of(what), TABLES[what].skip).kind
+        choice = check_kind(what, kind, table_of(what), TABLES[what].skip)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
+    filled = choice.kind.options
     inner = {
-        name: _resolved(f"{key}.{name}", name, Kind.model_validate(value)).model_dump(mode="json")
-        for name, value in filled.options.items()
-        if name in NESTED and value is not None
+        name: _resolved_option(f"{key}.{name}", name, value)
+        for name, value in filled.items()
+        if value is not None and (name in NESTED or name == "warp") and _takes_mappings(choice.build, name)
     }
-    return Kind(kind=filled.kind, **{**filled.options, **inner})
+    return Kind(kind=choice.kind.kind, **{**filled, **inner})
+
+
+def _resolved_option(key: str, name: str, value: Any) -> Any:
+    if name == "warp":
+        from metalearn.augmentation import filled_in  # it imports this module
+
+        try:
+            return filled_in(value)
+        except ValueError as error:
+            raise UserError(f"{key}: {error}") from None
+    if isinstance(value, list):
+        return [_resolved_option(f"{key}.{number}", name, item) for number, item in enumerate(value)]
+    return _resolved(key, NESTED[name], Kind.model_validate(value)).model_dump(mode="json")
+
+
+def _takes_mappings(build: Callable[..., Any], name: str) -> bool:
+    """Whether option `name` of `build` can hold a mapping or a `Kind`; else it is a plain choice of the same name."""
+    return "dict" in str(annotation := _types(build).get(name, Any)) or annotation is Kind
 
 
 def options_schema(build: Callable[..., Any], skip: Collection[str] = ()) -> type[BaseModel]:

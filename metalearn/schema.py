@@ -42,15 +42,13 @@ class Kind(Settings):
 DatasetConfig = Kind
 
 
-def _augmentation(options: dict[str, Any] | None) -> dict[str, Any] | None:
-    if options is None:
-        return None
+def _augmentation(options: dict[str, Any]) -> dict[str, Any]:
     from metalearn.augmentation import filled_in  # imports torch, so only where it is asked for
 
     return filled_in(options)
 
 
-Augmentation = Annotated[dict[str, Any] | None, AfterValidator(_augmentation)]
+Augmentation = Annotated[dict[str, Any], AfterValidator(_augmentation)] | None
 """Options of `gvae.augment.Augment`, its defaults filled in, or None: images as they are."""
 
 

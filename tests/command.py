@@ -47,6 +47,8 @@ class Shell:
         fake = sys.modules.get(module) if isinstance(sys.modules.get(module), Fake) else Fake(module)
         setattr(fake, name, job)
         self._monkeypatch.setitem(sys.modules, module, fake)
+        package, _, own = module.rpartition(".")  # a real one that was imported before is an attribute there
+        self._monkeypatch.setattr(sys.modules[package], own, fake, raising=False)
 
     def __call__(self, *arguments: object) -> Outcome:
         self._monkeypatch.setattr(sys, "argv", ["metalearn", *map(str, arguments)])

@@ -78,10 +78,10 @@ def test_deferred_a_bad_loss_stops_at_the_next_record_with_the_weights_of_before
     value, bad, deferred, monkeypatch, tmp_path
 ):
     objective, seen, kept = make("guided_vae"), [], {}
-    guidance = objective.guidance
+    guidance = objective.geometry.loss
 
-    def spoiled(batch, z):
-        loss, terms = guidance(batch, z)
+    def spoiled(batch, at):
+        loss, terms = guidance(batch, at)
         if len(seen) == bad:
             kept.update(copies(objective))
         seen.append(1)
@@ -89,7 +89,7 @@ def test_deferred_a_bad_loss_stops_at_the_next_record_with_the_weights_of_before
             return loss + value, {**terms, "light": terms["light"] + value}
         return loss, terms
 
-    monkeypatch.setattr(objective, "guidance", spoiled)
+    monkeypatch.setattr(objective.geometry, "loss", spoiled)
     heard = Rows()
     with pytest.raises(ModelError) as caught:
         run(objective, state=tmp_path / "state.pt", recorder=heard)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from torchvision.transforms import InterpolationMode
 
+from gvae.batch import Seen
 from gvae.errors import ModelError
 from gvae.guidance import (
     HEADS,
@@ -27,6 +28,7 @@ from gvae.vae import Posterior
 from gvae.warp import sampling_matrix, warp
 
 SHAPE = (1, 28, 28)
+FOUR = ("rotation", "scale", "translation", "shear")
 
 
 def noise(*shape, seed=0):
@@ -114,17 +116,17 @@ def test_warp_is_torchvisions_affine(angle, scale, move):
 
 
 def test_an_unknown_transform_is_named():
-    with pytest.raises(ModelError, match="unknown transform 'twist'; allowed: rotation, scale, translation, shear"):
+    with pytest.raises(ModelError, match=f"unknown transform 'twist'; allowed: {', '.join(TRANSFORMS)}"):
         sampling_matrix("twist", torch.zeros(1, 1))
 
 
-def decoder(transforms=tuple(TRANSFORMS), content=5, seed=0, shape=SHAPE, **options):
+def decoder(transforms=FOUR, content=5, seed=0, shape=SHAPE, **options):
     light = LightDecoder(shape, content, transforms, **options)
     initialise(light, torch.Generator().manual_seed(seed))
     return light
 
 
-def latents(n, transforms=tuple(TRANSFORMS), content=5, size=1.0):
+def latents(n, transforms=FOUR, content=5, size=1.0):
     z_def = {name: size * noise(n, TRANSFORMS[name], seed=i) for i, name in enumerate(transforms)}
     return z_def, noise(n, content, seed=9)
 
@@ -184,7 +186,7 @@ def test_it_starts_at_the_identity_and_one_unit_of_a_latent_moves_a_little():
     for name, step in expected.items():
         ones = torch.ones(1, TRANSFORMS[name])
         values = [math.exp(step)] * 2 if name == "scale" else [step] * (2 if name == "translation" else 1)
-        matrix = light.matrices({**{k: v[:1] for k, v in z_def.items()}, name: ones})[list(TRANSFORMS).index(name)]
+        matrix = light.matrices({**{k: v[:1] for k, v in z_def.items()}, name: ones})[FOUR.index(name)]
         torch.testing.assert_close(matrix, sampling_matrix(name, torch.tensor([values])))
 
 
@@ -219,6 +221,10 @@ def batch_of(n, shape=SHAPE, seed=0, classes=4):
     return Batch(images, labels, torch.Generator().manual_seed(seed + 1))
 
 
+def seen(batch, z):
+    return Seen(batch.images, None, Posterior(z, torch.zeros_like(z)), z, None)
+
+
 def read_at(image, rows, columns):
     """Bilinear reading at pixel positions, zeros outside, (h, w) and (h, w) positions: plain numpy."""
     height, width = image.shape
@@ -236,14 +242,14 @@ def test_the_release_is_its_formulas():
     """DESIGN 5.1: z[0] scale, z[1] rotation, z[2:] content; every sum over the batch; a loop of plain numpy."""
     n, classes = 3, 4
     objective = OBJECTIVES["guided_vae_release"](SHAPE, classes, 60, 0, "release28", 10)
-    objective.orthogonality_weight = 1 / n  # 1 / 128 at the release's batch of 128
+    objective.geometry.orthogonality_weight = 1 / n  # 1 / 128 at the release's batch of 128
     batch = batch_of(n)
     with torch.no_grad():
         loss, terms = objective.loss(batch)
         posterior = objective.vae.encode(batch.images)
         z = posterior.sample(torch.Generator().manual_seed(1))
         reconstruction = objective.vae.decode(z).sigmoid().double().numpy()
-        light = objective.light_decoder
+        light = objective.geometry.light_decoder
         weight = {name: (m.weight.double().numpy(), m.bias.double().numpy()) for name, m in light.maps.items()}
         basis, bias = light.components.weight.double().numpy(), light.components.bias.double().numpy()
     x, codes = batch.images.double().numpy(), z.double().numpy()
@@ -277,17 +283,19 @@ def test_the_release_is_its_formulas():
 def test_the_release_in_the_table_is_its_settings():
     objective = OBJECTIVES["guided_vae_release"](SHAPE, 4, 60, 0, "release28", 10)
     assert objective.vae.slot_sizes == {"scale": 1, "rotation": 1, "content": 8}
-    assert (objective.weight, objective.orthogonality_weight) == (0.5, 1 / 128)
-    assert objective.light_decoder.transforms == ("rotation", "scale")  # turned first
+    part = objective.geometry
+    assert (part.weight, part.orthogonality_weight) == (0.5, 1 / 128)
+    assert part.light_decoder.transforms == ("rotation", "scale")  # turned first
 
 
 def test_the_papers_light_loss_is_squared_error_plus_squared_products():
     objective = OBJECTIVES["guided_vae"](SHAPE, 4, 60, 0, "release28", 10, weight=2.0, orthogonality_weight=3.0)
     batch, z = batch_of(3), noise(3, 10)
-    guidance, terms = objective.guidance(batch, z)
+    guidance, terms = objective.geometry.loss(batch, seen(batch, z))
     image = objective.light(z).image
     assert terms["light"].item() == pytest.approx((image - batch.images).square().sum().item() / 3, rel=1e-5)
-    products = objective.light_decoder.basis.T @ objective.light_decoder.basis
+    basis = objective.geometry.light_decoder.basis
+    products = basis.T @ basis
     expected = (products - torch.eye(8)).square().sum().item()
     assert terms["orthogonality"].item() == pytest.approx(expected, rel=1e-4)
     assert guidance.item() == pytest.approx(2 * terms["light"].item() + 3 * terms["orthogonality"].item(), rel=1e-6)
@@ -299,7 +307,7 @@ def test_the_light_loss_reaches_the_encoder_through_every_slot(name):
     batch = batch_of(3)
     z = objective.vae.encode(batch.images).mean
     z.retain_grad()
-    objective.guidance(batch, z)[0].backward()
+    objective.geometry.loss(batch, seen(batch, z))[0].backward()
     assert (z.grad.abs().sum(0) > 0).all()
     assert all(parameter.grad.abs().sum() > 0 for parameter in objective.vae.encoder.parameters())
     assert all(parameter.grad is None for parameter in objective.vae.decoder.parameters())
@@ -310,18 +318,18 @@ def test_guidance_stays_in_float32_under_autocast(name):
     """On CUDA binary cross-entropy refuses autocast; in bfloat16 a coordinate is off by a tenth of a pixel."""
     objective = OBJECTIVES[name](SHAPE, 4, 60, 0, "release28", 10)
     batch, z = batch_of(3), noise(3, 10)
-    exact = objective.guidance(batch, z)[0]
+    exact = objective.geometry.loss(batch, seen(batch, z))[0]
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = objective.guidance(batch, z)[0]
+        mixed = objective.geometry.loss(batch, seen(batch, z))[0]
     assert mixed.dtype == torch.float32 and torch.equal(mixed, exact)
 
 
 def test_supervised_heads_stay_in_float32_under_autocast():
     objective = OBJECTIVES["guided_vae_supervised"](SHAPE, 4, 60, 0, "release28", 10, class_latents=4, head="prototype")
     z = noise(6, 10)
-    exact = objective.inhibit(z)
+    exact = objective.parts[0].inhibition_loss(z)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(objective.inhibit(z), exact)
+        assert torch.equal(objective.parts[0].inhibition_loss(z)[0], exact)
 
 
 def test_prototype_logits_are_a_loop_over_squared_distances():

@@ -16,7 +16,19 @@ from gvae.objectives import OBJECTIVES
 from gvae.pretrain import Training, build_optimisers, pretrain
 
 SHAPE, CLASSES, LATENTS = (1, 12, 12), 3, 8
-OPTIONS = {"guided_vae_supervised": {"class_latents": 4}, "guided_vae_supervised_release": {"class_latents": 4}}
+GUIDED = [
+    {"kind": "geometry", "transforms": ["rotation", "zoom"], "canonical_weight": 0.5},
+    {"kind": "attribute", "latents": 2},
+]
+OPTIONS = {
+    "guided_vae_supervised": {"class_latents": 4},
+    "guided_vae_supervised_release": {"class_latents": 4},
+    "annealed_vae": {"capacity_steps": 20, "gamma": 2.0},
+    "factor_vae": {"discriminator_width": 16},
+    "guided_warps": {"warp": {"rotation": 10.0}},
+    "guided_instances": {"warp": {"rotation": 10.0, "scale": [0.9, 1.1]}, "instance_weight": 1.0},
+    "guided": {"regularizer": {"kind": "tc", "beta": 2.0}, "parts": GUIDED, "warp": {"rotation": 10.0}},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +65,7 @@ def test_phases_are_named_finite_and_reach_every_parameter_through_one_optimiser
         owned.setdefault(phase.optimiser, {id(parameter) for parameter in phase.parameters})
         assert owned[phase.optimiser] == {id(parameter) for parameter in phase.parameters}
         assert len(phase.parameters) == len(owned[phase.optimiser])
-    every = [id(parameter) for parameter in objective.parameters()]
+    every = [id(parameter) for parameter in objective.parameters() if parameter.requires_grad]
     assert sorted(one for group in owned.values() for one in group) == sorted(every)
     batch, reached = batch_of(), {}
     for phase in phases:
@@ -82,12 +94,20 @@ def test_a_phase_moves_only_its_own_parameters(name):
         optimisers[phase.optimiser].step()
         changed = moved(objective, before)
         assert changed
-        if phase.name == "adversary":
-            assert all(key.startswith("adversary.") for key in changed)
-        else:
-            assert not any(key.startswith("adversary.") for key in changed)
+        for rival in ("adversary", "discriminator"):
+            assert {f".{rival}." in key for key in changed} == {phase.name == rival}
         if phase.name == "inhibition":
             assert all(key.startswith(("vae.encoder.", "vae.posterior.")) for key in changed)
+
+
+CHANGED = {
+    "annealed_vae": {"capacity": 3.0},
+    "factor_vae": {"gamma": 3.0},
+    "dip_vae_i": {"diagonal": 3.0},
+    "dip_vae_ii": {"off_diagonal": 3.0},
+    "contrastive": {"temperature": 0.3},
+    "guided": {"elbo": 0.5},
+}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -95,11 +115,11 @@ def test_what_an_objective_says_of_itself_is_plain_and_true(name):
     objective = make(name)
     assert objective.labels_used in ("none", "class")
     assert sum(objective.vae.slot_sizes.values()) == LATENTS and objective.vae.slot_sizes["content"] > 0
-    changed = make(name, beta=3.25)
+    changed = make(name, **CHANGED.get(name, {"beta": 3.25}))
     assert objective.settings() == make(name).settings() != changed.settings()
     z = torch.zeros(2, LATENTS)
     view = objective.light(z)
-    assert (view is None) == (objective.components is None)
+    assert (view is None) == (objective.components is None) == (objective.geometry is None)
     if view is not None:
         assert view.image.shape == view.canonical.shape == (2, *SHAPE)
         assert objective.components.shape == (objective.vae.slot_sizes["content"], *SHAPE)
@@ -137,8 +157,10 @@ def test_a_small_net_learns_by_every_objective(name):
 
     def reconstruction():
         drawn = Batch(images / 255, labels, torch.Generator().manual_seed(0))
-        return objective.train().phases()[0].loss(drawn)[1]["reconstruction"].item()
+        return objective.train().phases()[0].loss(drawn)[1].get("reconstruction", torch.zeros(())).item()
 
+    if not objective.decodes:
+        pytest.skip("it trains no decoder: see test_contrastive_learns")
     before = reconstruction()
     training = Training(epochs=15, batch_size=12, learning_rate=1e-2)
     pretrain(objective, images, labels, training=training, seed=0)
@@ -205,7 +227,7 @@ def test_excitation_puts_the_class_into_z_t_and_inhibition_takes_it_out_of_the_r
     assert free["content"] > 0.75
     assert guided["class"] > 0.95 and guided["content"] < 0.65
     with torch.no_grad():
-        said = objective.adversary(rest)
+        said = objective.parts[0].adversary(rest)
     assert (said.argmax(1) == labels).float().mean() < 1 / CLASSES + 0.25
     assert F.cross_entropy(said, labels) > 0.85 * math.log(CLASSES)
 

@@ -170,18 +170,18 @@ def test_killed_in_the_middle_it_resumes_to_bitwise_the_same_weights(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_term(value, monkeypatch, tmp_path):
     objective, steps = make("guided_vae"), []
-    guidance = objective.guidance
+    guidance = objective.geometry.loss
 
-    def spoiled(batch, z):
+    def spoiled(batch, seen):
         steps.append(0)
-        loss, terms = guidance(batch, z)
+        loss, terms = guidance(batch, seen)
         if len(steps) == 8:
             kept.update({name: parameter.detach().clone() for name, parameter in objective.named_parameters()})
             return loss + value, {**terms, "light": terms["light"] + value}
         return loss, terms
 
     kept = {}
-    monkeypatch.setattr(objective, "guidance", spoiled)
+    monkeypatch.setattr(objective.geometry, "loss", spoiled)
     with pytest.raises(ModelError) as caught:
         run(objective, state=tmp_path / "state.pt")
     said = str(caught.value)
@@ -211,7 +211,7 @@ OTHERS = {
     "seed": (dict(seed=1), "seed is 0 there and 1 here"),
     "learning rate": (dict(training=Training(3, 6, 2e-2)), "learning_rate is 0.01 there and 0.02 here"),
     "settings": (dict(objective=dict(beta=4.0)), "beta is 1.0 there and 4.0 here"),
-    "method": (dict(name="guided_vae"), "method is 'VAEObjective' there and 'GuidedVAEObjective' here"),
+    "parts": (dict(name="guided_vae"), "parts is [] there and [{'part': 'Geometry', "),
 }
 
 

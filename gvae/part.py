@@ -1,0 +1,74 @@
+"""What guidance is: a part that asks for named latent slots and adds terms to the loss of any VAE of the family."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gvae.augment import Augment
+from gvae.batch import Batch, Seen, Terms, plain_settings
+from gvae.vae import VAE
+
+
+class Setting(NamedTuple):
+    """What a part is built for: the network, the number of training classes, and the warp of its images, if any."""
+
+    vae: VAE
+    classes: int
+    warp: Augment | None
+
+
+class Part(nn.Module):
+    """One way to guide latents. Its constructor's keywords are its options, its weights among them.
+
+    ``labels_used``: none, class or factor. ``factor``: the known factor that it reads, if any. ``warped``: whether it
+    needs images that are warped; ``second_view``: whether it needs each image under a second warp too. ``adversary``:
+    what reads from latents that should not say it; trained in a phase of its own. ``apart``: whether inhibition is a
+    phase of its own, as in the release. ``label``: which part of its kind it is, in the names of its terms.
+    """
+
+    labels_used: str = "none"
+    factor: str | None = None
+    warped: bool = False
+    second_view: bool = False
+    adversary: nn.Module | None
+    apart: bool = False
+    label: str = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adversary = None  # no registered module: those keep the order in which ``build`` makes them
+
+    def slots(self, latents: int, warp: Augment | None) -> dict[str, int]:
+        """Return the slots that it asks for and how many of the ``latents`` each takes; ModelError for too many."""
+        return {}
+
+    def build(self, setting: Setting) -> None:
+        """Build its modules, before weights are drawn."""
+
+    def start(self) -> None:
+        """Set weights that must not start at random."""
+
+    def prepare(self, factors: Mapping[str, Tensor]) -> None:
+        """Take the factors (n,) of all training images; ModelError where the one that it reads does not fit."""
+
+    def loss(self, batch: Batch, seen: Seen) -> tuple[Tensor, Terms]:
+        """Return (weighted sum, its terms): its share of the main phase's loss."""
+        raise NotImplementedError
+
+    def adversary_loss(self, batch: Batch, seen: Seen, z: Float[Tensor, "n d"]) -> tuple[Tensor, Terms]:
+        """Return the loss of its adversary on detached latents ``z``, and its terms."""
+        raise NotImplementedError
+
+    def inhibition_loss(self, z: Float[Tensor, "n d"]) -> tuple[Tensor, Terms]:
+        """Return (weighted inhibition, its terms): the encoder against the adversary."""
+        raise NotImplementedError
+
+    def pictures(self, z: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, "n c h w"]]:
+        """Return what it decodes from latents, named, in [0, 1]: rows of the preview."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """Return the plain settings that its terms are a function of."""
+        return {"part": type(self).__name__, **plain_settings(self)}
