@@ -165,4 +165,4 @@ def default_out(path: Path) -> Path:
     place = path.resolve()
     place = place.parent if place.name == ENCODER else place
     place = place.parent if place.name == "checkpoints" else place
-    return Path("runs") / f"measure-{place.stem if place.is_file() else place.name}"
+    return Path("runs") / f"measure-{place.name.removesuffix('.safetensors')}"

@@ -28,7 +28,7 @@ monitor: {{ways: 3, shots: 1, queries: 2, episodes: 10}}
 """
 )
 EXTRACT = DATA + "extractor: {kind: checkpoint, path: PATH, slots: [content]}\npart: all\n"
-MEASURE = DATA + "checkpoint: PATH\n"
+MEASURE = DATA + "checkpoint: PATH\nmetrics: [mig]\n"
 TRAIN = (
     DATA
     + """
@@ -76,6 +76,7 @@ def test_pretrain_leaves_an_encoder_and_says_what_it_saw(encoder):
     assert (encoder / result["encoder"]).is_file() and 0 <= result["val/accuracy_3w1s"] <= 1
     info = json.loads((encoder / "checkpoints" / "encoder.json").read_text())
     assert info["labels_used"] == "none" and len(info["training_classes"]) == 24
+    assert info["dataset_settings"]["classes"] == 40 and info["dataset_settings"]["image_size"] == 28
     assert info["slots"] == {"rotation": 1, "translation": 2, "content": 9}
     rows = read_metrics(encoder / "metrics.jsonl")
     assert rows[-1]["step"] == 2 * (240 // 32) and any("train/light" in row for row in rows)
