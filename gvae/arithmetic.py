@@ -51,8 +51,8 @@ def float32_products(precision: Precision, device: torch.device) -> Iterator[Non
 def memory_layout(network: nn.Module, chosen: MemoryFormat) -> Iterator[None]:
     """Lay the weights of convolutions out as asked, and with them what flows through; contiguous again at the end.
 
-    Results differ in the last bits. On a CPU a step in channels_last took 0.65 to 0.99 of the time of a contiguous one
-    over all trunks (docs/lab-notes.md); tensor cores of a GPU read channels_last too.
+    Results differ in the last bits. On a CPU a step in channels_last took 0.65 to 0.99 of the time of a contiguous one,
+    but for `release64`, where two tries disagree (0.88 and 1.29; docs/lab-notes.md). Not measured on CUDA.
     """
     if chosen == "channels_last":
         network.to(memory_format=torch.channels_last)
