@@ -42,7 +42,7 @@ class Excitation(Part):
         return TARGETS[self.target_kind]
 
     @property
-    def apart(self) -> bool:  # type: ignore[override]
+    def apart(self) -> bool:
         """Whether inhibition is a phase of its own."""
         return self.form == "release"
 

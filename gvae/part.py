@@ -24,8 +24,8 @@ class Part(nn.Module):
 
     ``labels_used``: none, class or factor. ``factor``: the known factor that it reads, if any. ``warped``: whether it
     needs images that are warped; ``second_view``: whether it needs each image under a second warp too. ``adversary``:
-    what reads from latents that should not say it; trained in a phase of its own. ``apart``: whether inhibition is a
-    phase of its own, as in the release. ``label``: which part of its kind it is, in the names of its terms.
+    what reads from latents that should not say it; trained in a phase of its own. ``label``: which part of its kind it
+    is, in the names of its terms. A part with an adversary, or with inhibition apart, gives the losses of those phases.
     """
 
     labels_used: str = "none"
@@ -33,12 +33,16 @@ class Part(nn.Module):
     warped: bool = False
     second_view: bool = False
     adversary: nn.Module | None
-    apart: bool = False
     label: str = ""
 
     def __init__(self) -> None:
         super().__init__()
         self.adversary = None  # no registered module: those keep the order in which ``build`` makes them
+
+    @property
+    def apart(self) -> bool:
+        """Whether inhibition is a phase of its own, as in the release."""
+        return False
 
     def slots(self, latents: int, warp: Augment | None) -> dict[str, int]:
         """Return the slots that it asks for and how many of the ``latents`` each takes; ModelError for too many."""

@@ -172,6 +172,6 @@ def show_projector(shared: Bench, name: str, one: Ready, points: int = 1000) -> 
     partition = shared.tested.partition
     total = len(partition.labels)
     shown = np.linspace(0, total - 1, min(total, points)).round().astype(np.int64)
-    images = torch.from_numpy(partition.gather(shown)).float() / 255
+    images = torch.from_numpy(partition.gather_floats(shown))
     labels = [partition.class_names[label] for label in partition.labels[shown]]
     shared.run.board.embedding(name, one.features[torch.from_numpy(shown)], images, labels)

@@ -93,7 +93,7 @@ class Grid:
         return {name: np.array(self.factors[name].values, np.float32)[found[name]] for name in found}
 
     def info(self) -> dict[str, Any]:
-        """What metrics need to know, for Store.info: ``factor_kinds`` and ``factor_values``, name -> kind or values."""
+        """What the factors are, kept in Store.info: ``factor_kinds`` and ``factor_values``, name -> kind or values."""
         return {
             "factor_kinds": {name: factor.kind for name, factor in self.factors.items()},
             "factor_values": {name: list(factor.values) for name, factor in self.factors.items()},

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tasks.decode import Decoder
@@ -81,9 +81,7 @@ class ImageSet:
         label = re.sub(r"\.(zip|tar|tgz|tar\.\w+)$", "", spot.path.name)
         label = f"{label} (not {self.name})" if label == self.name else label
         note = f"this is not {self.title}: {other}. Reports call it {label}; its figures stand beside no published ones"
-        return Listing(
-            listing.format, listing.path, listing.classes, listing.stamp, listing.parts, (*listing.notes, note), label
-        )
+        return replace(listing, notes=(*listing.notes, note), label=label)
 
     def _compare(self, listing: Listing) -> None:
         """Raise DataError for swapped parts and for other numbers of classes than published."""

@@ -72,13 +72,6 @@ class Partition:
         return {name: values[self.index] for name, values in self.store.factors.items()}
 
     @property
-    def factor_indices(self) -> dict[str, np.ndarray]:
-        """The same by number, for factors whose values Store.info lists: name -> (n,) int64, 0 to values - 1."""
-        listed = self.store.info.get("factor_values", {})
-        factors = self.factors
-        return {name: np.searchsorted(np.array(listed[name], np.float32), factors[name]) for name in listed}
-
-    @property
     def fingerprint(self) -> str:
         """sha256 of the store's fingerprint and of which images are taken, turned how; not of labels."""
         digest = hashlib.sha256(self.store.fingerprint.encode())

@@ -108,7 +108,7 @@ class Format:
     read: Callable[[Shelf], Found]
 
 
-def one_listing(words: str, path: Path, found: Found, label: str = "") -> Listing:
+def one_listing(words: str, path: Path, found: Found) -> Listing:
     """Make a listing of what was found. Raises DataError when a part is empty, and for classes in two parts."""
     parts = {part: found.parts.get(part, {}) for part in PARTS}
     for part, classes in parts.items():
@@ -120,7 +120,7 @@ def one_listing(words: str, path: Path, found: Found, label: str = "") -> Listin
             raise DataError(_overlap(path, parts, one, other, shared))
     classes = {name: images for part in parts.values() for name, images in part.items()}
     names = {part: sorted(known) for part, known in parts.items()}
-    return Listing(words, path, classes, _stamp(found, classes), names, found.notes, label)
+    return Listing(words, path, classes, _stamp(found, classes), names, found.notes)
 
 
 def _stamp(found: Found, classes: Mapping[str, Sequence[Image]]) -> str:
