@@ -34,6 +34,7 @@ from torchvision import transforms
 
 import gvae.pretrain as loop
 from gvae.objective import Batch, VAEObjective
+from gvae.objectives import OBJECTIVES
 from gvae.recorder import Recorder
 from metalearn.augmentation import build_augment
 from metalearn.config import load_config
@@ -95,13 +96,13 @@ class Times(Recorder):
 
 
 def seconds_release_style(trunk: str, files: Files, shape: tuple[int, int, int], training: TrainingConfig) -> float:
-    objective = VAEObjective(shape, 2, len(files), 0, trunk, 10)
+    objective = OBJECTIVES["vae"](shape, 2, len(files), 0, trunk, 10)
     at = {step: time.perf_counter() for step in release_style(objective, files, training)}
     return at[max(at)] - at[WARM]
 
 
 def seconds_ours(trunk: str, images: np.ndarray, labels: np.ndarray, training: TrainingConfig) -> float:
-    objective, times = VAEObjective(images.shape[1:], 2, len(images), 0, trunk, 10), Times()
+    objective, times = OBJECTIVES["vae"](images.shape[1:], 2, len(images), 0, trunk, 10), Times()
     loop.pretrain(
         objective, torch.from_numpy(images), torch.from_numpy(labels), training=options(training), seed=0,
         device=DEVICE, recorder=times,
@@ -126,7 +127,7 @@ def peak(size: int = 1536, calls: int = 3) -> float:
 
 def operations(trunk: str, shape: tuple[int, int, int]) -> float:
     """Floating point operations of training on one image, forward and backward."""
-    objective, batch = VAEObjective(shape, 2, 8, 0, trunk, 10), torch.rand(8, *shape)
+    objective, batch = OBJECTIVES["vae"](shape, 2, 8, 0, trunk, 10), torch.rand(8, *shape)
     with FlopCounterMode(display=False) as counter:
         noise, labels = torch.Generator().manual_seed(0), torch.zeros(8, dtype=torch.long)
         objective.phases()[0].loss(Batch(batch, labels, noise))[0].backward()
