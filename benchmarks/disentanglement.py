@@ -101,7 +101,8 @@ def main() -> None:
     given = parser.parse_args()
     wrong = [method for method in given.methods if method not in METHODS]
     if wrong or len(given.seeds) < 2:
-        parser.error(f"given methods {given.methods}, seeds {given.seeds}; allowed: {', '.join(METHODS)}; 2 seeds or more")
+        allowed = f"allowed: {', '.join(METHODS)}; 2 seeds or more"
+        parser.error(f"given methods {given.methods}, seeds {given.seeds}; {allowed}")
     tasks = [(method, seed) for seed in given.seeds for method in given.methods]
     threads = 1 if given.jobs > 1 else None
     with ThreadPoolExecutor(given.jobs) as pool:
