@@ -1,6 +1,6 @@
 """Which objectives disentangle: encoders of the same budget, several seeds each, by the field's metrics.
 
-Run: python benchmarks/disentanglement.py CONFIG OUT [--seeds 0,1,2] [--jobs 1] [--methods vae,guided_vae]
+Run: python benchmarks/disentanglement.py CONFIG OUT [--seeds 0,1,2] [--jobs 1] [--methods vae,guided_vae] [--set PATH=VALUE]
      with configs/pretrain/sprites_study.yaml or configs/pretrain/glyphs_study.yaml
 
 CONFIG is that of one encoder; objective and seed are set here, to those of METHODS and of --seeds. Each is trained by
@@ -48,10 +48,12 @@ def metalearn(*arguments: str, threads: int | None) -> None:
     subprocess.run([sys.executable, "-m", "metalearn", *arguments, "--quiet"], check=True, env=environment)
 
 
-def trained_and_measured(config: Path, out: Path, method: str, seed: int, threads: int | None) -> dict[str, float]:
+def trained_and_measured(given: argparse.Namespace, method: str, seed: int) -> dict[str, float]:
     """Train and measure one encoder, unless that is done; return its metrics, means over their repeats."""
-    trained, measured = out / f"{method}-{seed}", out / f"{method}-{seed}-measured"
-    chosen = ("--set", f"objective={METHODS[method]}", "--seed", str(seed))
+    config, threads = given.config, 1 if given.jobs > 1 else None
+    trained, measured = given.out / f"{method}-{seed}", given.out / f"{method}-{seed}-measured"
+    settings = [f"objective={METHODS[method]}", *given.set]
+    chosen = (*(word for setting in settings for word in ("--set", setting)), "--seed", str(seed))
     metalearn("pretrain", str(config), *chosen, "--out", str(trained), threads=threads)
     metrics = f"metrics=[{', '.join(METRICS)}]"
     metalearn("measure", str(trained), "--set", metrics, "--out", str(measured), threads=threads)
@@ -97,6 +99,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=lambda text: [int(one) for one in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], help="of the config, for all: a longer budget, say")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS))
     given = parser.parse_args()
     wrong = [method for method in given.methods if method not in METHODS]
@@ -104,9 +107,8 @@ def main() -> None:
         allowed = f"allowed: {', '.join(METHODS)}; 2 seeds or more"
         parser.error(f"given methods {given.methods}, seeds {given.seeds}; {allowed}")
     tasks = [(method, seed) for seed in given.seeds for method in given.methods]
-    threads = 1 if given.jobs > 1 else None
     with ThreadPoolExecutor(given.jobs) as pool:
-        done = pool.map(lambda task: trained_and_measured(given.config, given.out, *task, threads), tasks)
+        done = pool.map(lambda task: trained_and_measured(given, *task), tasks)
         found = dict(zip(tasks, done, strict=True))
     print(tables(found, given.methods, given.seeds))
 
