@@ -1,6 +1,7 @@
 """Which objectives disentangle: encoders of the same budget, several seeds each, by the field's metrics.
 
-Run: python benchmarks/disentanglement.py CONFIG OUT [--seeds 0,1,2] [--jobs 1] [--methods vae,guided_vae] [--set PATH=VALUE]
+Run: python benchmarks/disentanglement.py CONFIG OUT [--seeds 0,1,2] [--jobs 1] [--methods vae,guided_vae]
+         [--set training.epochs=5]
      with configs/pretrain/sprites_study.yaml or configs/pretrain/glyphs_study.yaml
 
 CONFIG is that of one encoder; objective and seed are set here, to those of METHODS and of --seeds. Each is trained by
