@@ -24,6 +24,7 @@ from gvae.state import identify, restore, snapshot
 from gvae.traverse import preview, preview_augmentation
 from gvae.vae import VAE
 
+Schedule = Literal["constant", "cosine"]
 LOG_EVERY = 25  # steps between two records; states are saved at these steps only, so no average is lost
 
 
@@ -39,7 +40,7 @@ class Training:
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Schedule = "cosine"
     precision: Precision = "auto"
     memory_format: MemoryFormat = "channels_last"
     compile: bool = False
@@ -90,7 +91,7 @@ def pretrain(
             if augment:
                 plain = batch.images
                 batch = batch._replace(images=augment(plain, seeded(device, seed, 3, step)))
-            learning_rate = _learning_rate(training, step, total)
+            learning_rate = scheduled(training.learning_rate, training.schedule, step, total)
             for phase in phases:
                 optimiser = optimisers[phase.optimiser]
                 set_learning_rate(optimiser, learning_rate)
@@ -200,10 +201,11 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
-def _learning_rate(training: Training, step: int, total: int) -> float:
-    if training.schedule == "constant":
-        return training.learning_rate
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
+def scheduled(learning_rate: float, schedule: Schedule, step: int, total: int) -> float:
+    """Return the learning rate of a step of ``total``; ``cosine`` falls to 0 (Loshchilov & Hutter 2017, eq. 5)."""
+    if schedule == "constant":
+        return learning_rate
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 def batches(images: Tensor, size: int = 512) -> Iterator[Tensor]:

@@ -51,14 +51,21 @@ class Pixels(FeatureExtractor):
 
 
 class PosteriorMean(FeatureExtractor):
-    """The posterior mean of a VAE, or of some of its named slots."""
+    """The posterior mean of a VAE, or of some of its named slots. ``vae`` is the whole of it, decoder too.
+
+    ``objective``: what it was pretrained by, None where by none.
+    """
+
+    vae: VAE
+    objective: Kind | None = None
 
     def __init__(self, vae: VAE, slots: Sequence[str] | None = None):
         super().__init__()
         for slot in slots or ():
             if slot not in vae.slots:
                 raise UserError(unknown("slot", slot, vae.slots))
-        self.encoder, self.posterior = vae.encoder, vae.posterior  # the decoder is no part of the features
+        self.encoder, self.posterior = vae.encoder, vae.posterior
+        object.__setattr__(self, "vae", vae)  # no submodule, as the decoder is no part of the features
         self.image_shape, self.latents = vae.image_shape, vae.latents
         chosen = list(slots or vae.slots)
         index = [i for slot in chosen for i in range(*vae.slots[slot].indices(vae.latents))]
@@ -99,6 +106,7 @@ class Checkpoint(PosteriorMean):
         super().__init__(vae, slots)
         require_provenance(path, info)
         self.pretrained = True
+        self.objective = Kind.model_validate(info["objective"]) if "objective" in info else None
         self.labels_used = info["labels_used"]
         self.training_classes = frozenset(info["training_classes"])
 

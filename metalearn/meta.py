@@ -5,10 +5,13 @@ from pathlib import Path
 
 from gvae.recorder import Recorder
 from metalearn.augmentation import build_augment
+from metalearn.auxiliary import Auxiliary, encoder_of
 from metalearn.cells import Mode
+from metalearn.encoders import build_objective
+from metalearn.errors import UserError
 from metalearn.extractors import FeatureExtractor
 from metalearn.learners import Learner, make_learner, takes
-from metalearn.schema import Kind, MetaTrainingConfig
+from metalearn.schema import Kind, MetaTrainingConfig, ModelConfig
 from metalearn.train import meta_train
 from tasks.splits import Dataset
 
@@ -35,8 +38,34 @@ def meta_trained(
     meta_train(
         learner, dataset.train, dataset.val, ways=budget.ways, shots=budget.shots, queries=budget.queries,
         meta_batch=budget.meta_batch, iterations=budget.iterations, learning_rate=budget.learning_rate, seed=seed,
-        eval_every=budget.eval_every, eval_episodes=budget.eval_episodes,
-        augment=build_augment(budget.augmentation, dataset.train.image_shape[0]), device=device, state=state,
+        schedule=budget.schedule, eval_every=budget.eval_every, eval_episodes=budget.eval_episodes,
+        patience=budget.patience, augment=build_augment(budget.augmentation, dataset.train.image_shape[0]),
+        auxiliary=auxiliary_losses(budget, learner, dataset, seed, device), device=device, state=state,
         recorder=recorder,
     )  # fmt: skip
     return learner, "finetuned" if extractor.pretrained else "end_to_end"
+
+
+def auxiliary_losses(
+    budget: MetaTrainingConfig, learner: Learner, dataset: Dataset, seed: int, device: str
+) -> Auxiliary | None:
+    """Build the losses that ``budget.auxiliary`` asks for on a learner's network; None where it asks for none.
+
+    UserError without an objective, or for a network that the objective does not fit.
+    """
+    asked = budget.auxiliary
+    if asked is None:
+        return None
+    extractor = getattr(learner, "extractor", None)
+    objective = asked.objective or getattr(extractor, "objective", None)
+    if objective is None:
+        raise UserError(
+            f"auxiliary.objective: given nothing, and extractor {type(extractor).__name__} was pretrained by none; "
+            "allowed: an objective, see `metalearn list objectives`"
+        )
+    vae = encoder_of(extractor)
+    built = build_objective(dataset, objective, ModelConfig(trunk=vae.trunk_name, latents=vae.latents), seed)
+    return Auxiliary(
+        built, vae, dataset.train, weight=asked.weight, batch_size=asked.batch_size,
+        learning_rate=budget.learning_rate, seed=seed, device=device,
+    )  # fmt: skip

@@ -1,19 +1,22 @@
 """Episodic meta-training: Adam over batches of training episodes, the checkpoint chosen on validation episodes."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from gvae.augment import Augment
 from gvae.checkpoint import load_state, save_state
+from gvae.pretrain import scheduled, set_learning_rate
 from gvae.recorder import Recorder
 from gvae.seeds import seeded
+from metalearn.auxiliary import Auxiliary
 from metalearn.errors import UserError
 from metalearn.evaluate import episode_images, evaluate_images, located
 from metalearn.learners.base import Learner
@@ -47,44 +50,54 @@ def meta_train(
     seed: int,
     eval_every: int,
     eval_episodes: int,
+    schedule: Literal["constant", "cosine"] = "constant",
+    patience: int | None = None,
     augment: Augment | None = None,
+    auxiliary: Auxiliary | None = None,
     device: str | torch.device = "cpu",
     state: Path | None = None,
     recorder: Recorder | None = None,
 ) -> MetaTrained:
     """Minimise the mean ``learner.meta_loss`` over ``meta_batch`` training episodes, ``iterations`` times, by Adam.
 
-    Every ``eval_every`` iterations and at the end, ``eval_episodes`` validation episodes are answered; the learner is
-    left with the weights that answered best (the earliest of equals), on ``device``, in eval mode. Episodes depend on
-    ``seed`` and the iteration alone, and so does what ``augment`` makes of each of their support and query images;
-    validation images stay as they are. With ``state``, a file, training goes on where that file stands, to exactly
-    what an uninterrupted run gives (bitwise on a CPU); it is written after each validation.
+    ``schedule``: of the learning rate. ``auxiliary``: losses that are added in every iteration. Every ``eval_every``
+    iterations and at the end, ``eval_episodes`` validation episodes are answered; the learner is left with the weights
+    that answered best (the earliest of equals), on ``device``, in eval mode. Training ends before ``iterations`` once
+    ``patience`` validations on end were no better than the best before them. Episodes depend on ``seed`` and the
+    iteration alone, and so does what ``augment`` makes of each of their support and query images; validation images
+    stay as they are. With ``state``, a file, training goes on where that file stands, to exactly what an uninterrupted
+    run gives (bitwise on a CPU); it is written after each validation.
 
     Raises UserError when nothing can be trained, when ``state`` is of another training, and on a loss or gradient
     that is not finite: before the optimiser's step, naming iteration and task. ModelError for a broken ``state``.
     """
     recorder = recorder or Recorder()
     learner = learner.to(device).train()
-    optimizer = torch.optim.Adam(trainable(learner), lr=learning_rate)
+    optimizer = torch.optim.Adam(to_train(learner, auxiliary), lr=learning_rate)
     episode = {"ways": ways, "shots": shots, "queries": queries, "seed": seed}
     tasks = EpisodeSampler(train.labels, **episode, class_names=train.class_names)
     checks = EpisodeSampler(val.labels, **episode, class_names=val.class_names)
     settings = {
         **episode, "meta_batch": meta_batch, "iterations": iterations, "learning_rate": learning_rate,
-        "eval_every": eval_every, "eval_episodes": eval_episodes, "train": train.fingerprint, "val": val.fingerprint,
-        "learner": type(learner).__name__, "initial weights": fingerprint(learner),
-        **({"augmentation": augment.settings()} if augment else {}),
+        "schedule": schedule, "eval_every": eval_every, "eval_episodes": eval_episodes, "patience": patience,
+        "train": train.fingerprint, "val": val.fingerprint, "learner": type(learner).__name__,
+        "initial weights": fingerprint(learner), **({"augmentation": augment.settings()} if augment else {}),
+        **({"auxiliary": plain(auxiliary.settings())} if auxiliary else {}),
     }  # fmt: skip
-    done, best = resume(state, settings, learner, optimizer)
+    done, best = resume(state, settings, learner, optimizer, auxiliary)
     episodes = episode_images(DeviceImages(train, device), tasks, done * meta_batch, iterations * meta_batch)
     if augment:
         episodes = augmented(episodes, augment, seed, done * meta_batch)
     val_images = DeviceImages(val, device)
 
     for iteration in range(done, iterations):
+        if patience and best and iteration - best["iteration"] >= patience * eval_every:
+            recorder.progress(iterations, iterations, f"meta-training, over: the best of {best['iteration']} stands")
+            break
+        set_learning_rate(optimizer, scheduled(learning_rate, schedule, iteration, iterations))
         with reproducible(seed, iteration, device):
-            loss, accuracy = meta_step(learner, optimizer, episodes, iteration, meta_batch)
-        recorder.scalars(iteration + 1, {"train/loss": loss, "train/accuracy": accuracy})
+            told = meta_step(learner, optimizer, episodes, iteration, meta_batch, auxiliary)
+        recorder.scalars(iteration + 1, {f"train/{name}": value for name, value in told.items()})
         if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
             with located(f"validation after iteration {iteration}"):
                 correct = evaluate_images(learner, val_images, checks, eval_episodes, device=device)
@@ -94,8 +107,9 @@ def meta_train(
                 best = {"accuracy": validation, "iteration": iteration + 1, "weights": copied(learner)}
             if state is not None:
                 now = {"iteration": iteration + 1, "weights": learner.state_dict(), "optimizer": optimizer.state_dict()}
-                save_state(state, {"settings": settings, **now, "best": best})
-        recorder.progress(iteration + 1, iterations, f"meta-training, loss {loss:.3f}")
+                beside = {"auxiliary": auxiliary.state()} if auxiliary else {}
+                save_state(state, {"settings": settings, **now, **beside, "best": best})
+        recorder.progress(iteration + 1, iterations, f"meta-training, loss {told['loss']:.3f}")
 
     assert best is not None  # iterations >= 1, and the last one is validated
     learner.load_state_dict(best["weights"])
@@ -116,10 +130,12 @@ def meta_step(
     episodes: Iterator[Episode],
     iteration: int,
     meta_batch: int,
-) -> tuple[float, float]:
-    """One optimiser step on the next ``meta_batch`` episodes; return the mean loss and the mean accuracy.
+    auxiliary: Auxiliary | None = None,
+) -> dict[str, float]:
+    """One optimiser step on the next ``meta_batch`` episodes; return mean loss and accuracy, and the gradient's norm.
 
-    Raises UserError, before the step, on a loss or gradient that is not finite.
+    ``auxiliary`` adds its loss, and its terms to what is returned. Raises UserError, before the step, on a loss or
+    gradient that is not finite.
     """
     optimizer.zero_grad()
     total, correct, asked = 0.0, 0, 0
@@ -132,15 +148,33 @@ def meta_step(
             raise UserError(f"{where}: the loss is {loss.item()}; lower learning_rate, or inner_lr where there is one")
         (loss / meta_batch).backward()
         total, correct, asked = total + loss.item() / meta_batch, correct + right, asked + len(truth)
-    for name, parameter in learner.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
-            raise UserError(f"meta-training stopped at iteration {iteration}: the gradient of {name} is not finite")
+    terms: dict[str, Tensor] = {}
+    if auxiliary:
+        loss, terms = auxiliary.loss(iteration)
+        if not loss.isfinite():
+            raise UserError(
+                f"meta-training stopped at iteration {iteration}: the auxiliary loss is {loss.item()}; lower "
+                "learning_rate or auxiliary.weight"
+            )
+        loss.backward()
+    gradients = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
+    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    if not norm.isfinite():
+        broken = next((name for name, gradient in gradients.items() if not gradient.isfinite().all()), "all weights")
+        raise UserError(f"meta-training stopped at iteration {iteration}: the gradient of {broken} is not finite")
     optimizer.step()
-    return total, correct / asked
+    if auxiliary:
+        terms |= auxiliary.finish()
+    told = {"loss": total, "accuracy": correct / asked, "gradient_norm": float(norm)}
+    return told | {name: float(value) for name, value in terms.items()}
 
 
 def resume(
-    state: Path | None, settings: dict[str, Any], learner: Learner, optimizer: torch.optim.Optimizer
+    state: Path | None,
+    settings: dict[str, Any],
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    auxiliary: Auxiliary | None = None,
 ) -> tuple[int, dict[str, Any] | None]:
     """Bring learner and optimiser to where ``state`` stands; return the iterations done and the best weights so far.
 
@@ -159,18 +193,26 @@ def resume(
         )
     learner.load_state_dict(stored["weights"])
     optimizer.load_state_dict(stored["optimizer"])
+    if auxiliary:
+        auxiliary.load(stored["auxiliary"])
     return stored["iteration"], stored["best"]
 
 
-def trainable(learner: Learner) -> list[Tensor]:
-    """The parameters to train. Raises UserError when there is none."""
+def to_train(learner: Learner, auxiliary: Auxiliary | None) -> list[Tensor]:
+    """The parameters to train, those of ``auxiliary`` too, each once. Raises UserError when the learner has none."""
     parameters: list[Tensor] = [p for p in learner.parameters() if p.requires_grad]
     if not parameters:
         raise UserError(
             f"learner {type(learner).__name__} has no trainable parameter: give it an extractor with weights, or "
             "evaluate it as it is"
         )
-    return parameters
+    mine = {id(parameter) for parameter in parameters}
+    return [*parameters, *(p for p in (auxiliary.parameters() if auxiliary else ()) if id(p) not in mine)]
+
+
+def plain(settings: Any) -> Any:
+    """Settings as what a state file gives back: tuples as lists, other things by their text."""
+    return json.loads(json.dumps(settings, default=str))
 
 
 def copied(learner: Learner) -> dict[str, Tensor]:

@@ -1,5 +1,8 @@
 """Meta-training: it learns, resumes bitwise, chooses by validation, and stops before a step that cannot be right."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -113,6 +116,41 @@ def test_validation_chooses_and_everything_is_recorded(data):
     assert log.done[-1] == (8, 8) and not learner.training
     checks = EpisodeSampler(data.val.labels, ways=3, shots=1, queries=4, seed=0)
     assert evaluate_images(learner, data.val, checks, 10).mean() / 12 == pytest.approx(result.best_accuracy)
+
+
+def test_the_learning_rate_follows_its_schedule_and_gradient_norms_are_told(data, monkeypatch):
+    rates, norms = [], []
+    real = torch.optim.Adam.step
+
+    def step(self, *args):
+        rates.append(self.param_groups[0]["lr"])
+        gradients = [p.grad.flatten() for p in self.param_groups[0]["params"] if p.grad is not None]
+        norms.append(float(torch.cat(gradients).norm()))
+        return real(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    log = Log()
+    meta_train(build("prototypical"), data.train, data.val, **SETTINGS, schedule="cosine", recorder=log)
+    assert rates == pytest.approx([0.005 * (1 + math.cos(math.pi * step / 8)) for step in range(8)])
+    assert list(log.values["train/gradient_norm"].values()) == pytest.approx(norms, rel=1e-5)
+    rates.clear()
+    meta_train(build("prototypical"), data.train, data.val, **SETTINGS)
+    assert rates == [0.01] * 8
+
+
+def test_patience_ends_training_and_a_resumed_one_ends_where_it_did(data, tmp_path, monkeypatch):
+    """Validation says 0.5 after 2 iterations, 0.75 after 4, 0.75 after 6, ...: a patience of 2 ends it after 8."""
+    answers = iter([6, *[9] * 20])
+    monkeypatch.setattr(metalearn.train, "evaluate_images", lambda *_, **__: np.array([next(answers)]))
+    settings = {**SETTINGS, "iterations": 40, "patience": 2, "state": tmp_path / "state.pt"}
+    learner, log = build("prototypical"), Log()
+    result = meta_train(learner, data.train, data.val, **settings, recorder=log)
+    assert (result.best_accuracy, result.best_iteration) == (0.75, 4)
+    assert list(log.values["val/accuracy"].values()) == [0.5, 0.75, 0.75, 0.75]
+    assert list(log.values["train/loss"]) == list(range(1, 9)) and log.done[-1] == (40, 40)
+    again, rest = build("prototypical"), Log()
+    assert meta_train(again, data.train, data.val, **settings, recorder=rest) == result
+    assert equal(again.state_dict(), learner.state_dict()) and not rest.values
 
 
 def test_each_image_of_a_training_episode_is_augmented_on_its_own_and_no_other_image(data, monkeypatch):
