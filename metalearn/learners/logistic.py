@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from metalearn.errors import UserError
 from metalearn.learners.base import FeatureLearner, require_positive
+from metalearn.learners.targets import one_hot
 
 
 class Logistic(FeatureLearner):
@@ -58,7 +59,7 @@ class Logistic(FeatureLearner):
         if self.intercept:
             z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
             penalty = torch.cat([penalty, torch.zeros_like(penalty[:, :1])], -1)
-        y = torch.eye(ways, dtype=z.dtype, device=z.device).repeat_interleave(shots, 0).expand(len(z), -1, -1)
+        y = one_hot(ways, shots, z).expand(len(z), -1, -1)
         solution, converged = fit_softmax(z, y, self.C, penalty, self.tolerance, self.max_iterations)
         if not converged.all():
             raise UserError(
