@@ -16,6 +16,7 @@ from metalearn.errors import UserError
 from metalearn.extractors import FeatureExtractor
 from metalearn.features import extract
 from metalearn.learners import FeatureLearner, Learner, learner_class, make_learner
+from metalearn.learners.asks import asks_for_base, give_base
 from metalearn.meta import meta_trained
 from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
 from metalearn.report import Report, build_report
@@ -125,7 +126,7 @@ def reads_features(kind: Kind) -> bool:
 
 def reads_base(kind: Kind) -> bool:
     """Whether it also needs the features of the training part (``fit_base``)."""
-    return reads_features(kind) and getattr(make_learner(kind.kind, **kind.options), "needs_base", False)
+    return reads_features(kind) and asks_for_base(make_learner(kind.kind, **kind.options))
 
 
 def measure(
@@ -151,8 +152,7 @@ def measure(
         elif reads_features(kind):
             learner = make_learner(kind.kind, **kind.options)
             assert one.features is not None  # extracted, as this learner asks for them
-            if reads_base(kind):
-                learner.fit_base(one.base)
+            give_base(learner, one.base)
             counts.append(shared.tested.on_features(learner, one.features, setting, scope))
         else:
             learner, mode = make_learner(kind.kind, one.extractor, **kind.options), "finetuned"

@@ -8,8 +8,8 @@ from sklearn.svm import LinearSVC
 
 from metalearn.errors import UserError
 from metalearn.learners import SVM
+from metalearn.learners.batches import one_hot
 from metalearn.learners.dual_svm import DualSVM, project, solve, solve_on_face
-from metalearn.learners.targets import one_hot
 
 
 def episodes(b=3, ways=5, shots=3, q=20, d=8, seed=0, spread=1.0):

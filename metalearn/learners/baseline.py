@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metalearn.errors import UserError
 from metalearn.learners.base import FeatureLearner, require_positive
-from metalearn.learners.targets import one_hot
+from metalearn.learners.batches import in_chunks, one_hot
 
 MOMENTUM, DAMPENING = 0.9, 0.9  # of the authors' code
 
@@ -30,6 +30,7 @@ class Baseline(FeatureLearner):
 
     reference = "Chen et al. 2019, A Closer Look at Few-shot Classification, ICLR, arXiv 1904.04232"
     differentiable = False
+    iterative = True
 
     def __init__(
         self,
@@ -51,9 +52,15 @@ class Baseline(FeatureLearner):
         self, support: Float[Tensor, "b ways shots d"], query: Float[Tensor, "b q d"]
     ) -> Float[Tensor, "b q ways"]:
         """See the class."""
+        ways, shots = support.shape[1:3]
+        return in_chunks(self._classify, support, query, ways * shots * (ways * shots + ways))
+
+    def _classify(
+        self, support: Float[Tensor, "b ways shots d"], query: Float[Tensor, "b q d"]
+    ) -> Float[Tensor, "b q ways"]:
         x = support.flatten(1, 2).double()
         kernel = x @ x.mT + 1  # as if each image had one more feature, 1, whose weights are the bias
-        y = one_hot(*support.shape[1:3], x)
+        y = one_hot(support.shape[1], support.shape[2], x)
         dual = self.descend(torch.zeros_like(y).expand(len(x), -1, -1), lambda a: residual(kernel @ a, y))
         return query @ (x.mT @ dual).to(query.dtype) + dual.sum(1, keepdim=True).to(query.dtype)
 
@@ -91,11 +98,9 @@ class BaselinePlusPlus(Baseline):
         require_positive("baseline++", scale=scale)
         self.scale = scale
 
-    @torch.no_grad()
-    def classify(
+    def _classify(
         self, support: Float[Tensor, "b ways shots d"], query: Float[Tensor, "b q d"]
     ) -> Float[Tensor, "b q ways"]:
-        """See the class."""
         ways, shots = support.shape[1:3]
         x = F.normalize(support.flatten(1, 2).double(), dim=-1)
         kernel = x @ x.mT

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metalearn.learners.base import FeatureLearner, require_positive
-from metalearn.learners.targets import one_hot
+from metalearn.learners.batches import one_hot
 
 
 class Ridge(FeatureLearner):
@@ -57,10 +57,10 @@ class Ridge(FeatureLearner):
 class R2D2(Ridge):
     """Ridge regression without an intercept, whose penalty, scale and bias are meta-learned (R2D2).
 
-    Bertinetto et al. 2019, section 3.2: ``logits = scale q X' (X X' + penalty I)^-1 Y + bias`` (eqs. 5 and 6), the three
-    numbers learned with the extractor; ``penalty`` and ``scale`` here are what they start from, the bias from 0. Without
-    meta-training it is ``Ridge(intercept=False)``. The bias, one number for all classes, is there because the paper has
-    it: a softmax does not see it.
+    Bertinetto et al. 2019, section 3.2: ``logits = scale q X' (X X' + penalty I)^-1 Y + bias`` (eqs. 5 and 6), the
+    three numbers learned with the extractor; ``penalty`` and ``scale`` are what they start from, the bias from 0.
+    Without meta-training it is ``Ridge(intercept=False)``. The bias, one number for all classes, is there because the
+    paper has it: a softmax does not see it.
     """
 
     def __init__(self, extractor: nn.Module | None = None, *, penalty: float = 1.0, scale: float = 1.0):

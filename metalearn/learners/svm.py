@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from metalearn.errors import UserError
 from metalearn.learners.base import FeatureLearner, require_positive
+from metalearn.learners.batches import in_chunks, one_hot
 from metalearn.learners.dual_svm import DualSVM
-from metalearn.learners.targets import one_hot
 
 
 class SVM(FeatureLearner):
@@ -26,6 +26,7 @@ class SVM(FeatureLearner):
     """
 
     reference = "Lee et al. 2019, Meta-Learning with Differentiable Convex Optimization, CVPR, arXiv 1904.03758"
+    iterative = True
 
     def __init__(
         self,
@@ -50,8 +51,14 @@ class SVM(FeatureLearner):
         """See the class. Raises UserError when the solver does not converge."""
         if self.normalise:
             support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
+        ways, shots = support.shape[1:3]
+        return in_chunks(self._classify, support, query, ways * shots * (ways * shots + ways))
+
+    def _classify(
+        self, support: Float[Tensor, "b ways shots d"], query: Float[Tensor, "b q d"]
+    ) -> Float[Tensor, "b q ways"]:
         x = support.flatten(1, 2).double()
-        y = one_hot(*support.shape[1:3], x)
+        y = one_hot(support.shape[1], support.shape[2], x)
         dual, converged = DualSVM.apply(x @ x.mT, y, self.C, self.tolerance, self.max_iterations)
         if not converged.all():
             raise UserError(
