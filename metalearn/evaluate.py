@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metalearn.errors import UserError
 from metalearn.learners.base import FeatureLearner, Learner
+from metalearn.learners.distance import DistanceLearner
 from tasks.episodes import EpisodeIndices, EpisodeSampler
 from tasks.resident import DeviceImages
 from tasks.splits import Partition
@@ -36,7 +37,8 @@ def evaluate_features(
     at a time (None: `episodes_at_once`).
 
     The batch size changes speed and memory only: every episode is solved on its own. The learner's
-    extractor is not used: these are its features. Learner and features are brought to ``device``.
+    extractor is not used: these are its features. Learner and features are brought to ``device``, where a
+    `DistanceLearner` makes a second copy of them.
 
     Raises UserError for features that are not finite, for a sampler of other labels, and for a learner that
     works on images only.
@@ -44,11 +46,12 @@ def evaluate_features(
     if not isinstance(learner, FeatureLearner):
         raise UserError(f"learner {type(learner).__name__} adapts to images, not features: use evaluate_images")
     known = np.asarray(labels)
-    finite = torch.isfinite(features).all(1)
-    if not finite.all():
+    if not features.sum(1).isfinite().all() and not (finite := torch.isfinite(features).all(1)).all():  # the sum is quick
         first = int((~finite).nonzero()[0])
         raise UserError(f"{int((~finite).sum())} of {len(features)} features are not finite, the first in row {first}")
-    features, learner = features.detach().to(device), learner.to(device)
+    features, learner, answer = features.detach().to(device), learner.to(device), learner.classify
+    if isinstance(learner, DistanceLearner):
+        features, answer = learner.prepare(features), learner.rank
     counts = np.empty(episodes, dtype=np.int64)
     truth = way_labels((sampler.ways, sampler.queries), device)
     gather = Gather(features), Gather(features)  # of support and query images
@@ -57,7 +60,7 @@ def evaluate_features(
             raise UserError(f"the sampler draws from other labels than those of these {len(known)} features")
         with torch.no_grad():
             support, query = gather[0](drawn.support), gather[1](drawn.query).flatten(1, 2)
-            said = learner.classify(support, query).argmax(-1)
+            said = answer(support, query).argmax(-1)
         counts[start : start + len(said)] = (said == truth).sum(-1).cpu().numpy()
     return counts
 

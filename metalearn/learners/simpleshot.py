@@ -8,11 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from metalearn.errors import UserError
-from metalearn.learners.base import FeatureLearner
-from metalearn.learners.distance import similarity
+from metalearn.learners.distance import DistanceLearner
 
 
-class SimpleShot(FeatureLearner):
+class SimpleShot(DistanceLearner):
     """Nearest class mean after centring on the training classes' mean and scaling to unit length (CL2N).
 
     Wang et al. 2019, section 3: ``transform`` is ``none``, ``l2n`` (``x / |x|``) or ``cl2n`` (``x - centre`` first,
@@ -35,14 +34,8 @@ class SimpleShot(FeatureLearner):
         """Take the mean of the training classes' features as the centre."""
         self.centre = features.mean(0, dtype=torch.float64).to(features)
 
-    def classify(
-        self, support: Float[Tensor, "b ways shots d"], query: Float[Tensor, "b q d"]
-    ) -> Float[Tensor, "b q ways"]:
+    def embed(self, features: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """See the class. Raises UserError without a centre, or with one of another number of features."""
-        return similarity(self.transformed(query), self.transformed(support).mean(2), "euclidean")
-
-    def transformed(self, features: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Features as the distance sees them."""
         if self.needs_base:
             features = features - self.centre_of(features.shape[-1])
         return features if self.transform == "none" else F.normalize(features, dim=-1)
