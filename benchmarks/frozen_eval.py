@@ -8,10 +8,12 @@ PYTHONPATH=FOLDER python benchmarks/frozen_eval.py
 
 13,180 images of 659 classes (those of Omniglot's evaluation part), random features: a class's centre plus 1.5 times as
 much noise. Ours is the whole of ``evaluate_features``, which draws the episodes and checks the features too: 10,000
-episodes, or as many as the line says for heads that take longer. The others are given the episodes' indices, drawn
-ahead; what is timed of theirs is to gather the features of an episode, to fit, to predict and to count, for FEW of the
-same episodes. Everything takes its turn in every round; a ratio is of one round: its median, and from the least to the
-most. The classes that both predict are compared image by image on those FEW episodes.
+episodes, or as many as the line says for heads that take longer. The bar of the prototypes is against the libraries'
+loops as they are used, which draw their own episodes (easyfsl: TaskSampler, DataLoader, evaluate_on_one_task;
+learn2learn: a Taskset and PrototypicalClassifier). Their classifiers alone stand beside that, and so does one
+scikit-learn fit an episode: these are given the indices of FEW of our episodes, drawn ahead, and what is timed is to
+gather the features of an episode, to fit, to predict and to count; what they predict is compared with ours, image by
+image. Everything takes its turn in every round; a ratio is of one round: its median, and from the least to the most.
 scikit-learn has one thread here; all others have two where there are two.
 """
 
@@ -26,6 +28,7 @@ import numpy as np
 import metalearn  # noqa: F401  (before torch: it says how torch's threads wait)
 
 # isort: split
+import peers
 import torch
 from measuring import interleaved
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -36,6 +39,7 @@ from torch import Tensor
 from metalearn.evaluate import evaluate_features
 from metalearn.gradient import clone_module  # noqa: F401  (imports learn2learn without gym's banner)
 from metalearn.learners import FeatureLearner, make_learner
+from metalearn.learners.distance import DistanceLearner
 from tasks.episodes import EpisodeIndices, EpisodeSampler
 
 FEW = 60  # episodes of the others in a round
@@ -44,17 +48,54 @@ Peer = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Support features (n, d), their labels and query features (q, d) -> the classes that it predicts."""
 
 
+Loop = Callable[[Tensor, np.ndarray, tuple[int, int, int]], Callable[[], object]]
+"""Features, labels and (ways, shots, queries) -> a function that answers one episode of its own."""
+
+
 class Line(NamedTuple):
-    """A comparison: a learner with its options, at how many features and ways and shots, and what it has to reach."""
+    """A comparison: a learner, at how many features and ways and shots, with whom, and what it has to reach.
+
+    The bar is against the loops, or where there is none against the peers.
+    """
 
     learner: str
-    options: dict[str, object]
     dim: int
     ways: int
     shots: int
     episodes: int
     peers: dict[str, Peer]
     bar: float | None
+    loops: dict[str, Loop]
+
+
+def loop_of_learn2learn(features: Tensor, labels: np.ndarray, setting: tuple[int, int, int]) -> Callable[[], object]:
+    """Taskset, split by shots, PrototypicalClassifier, accuracy: what its examples do."""
+    from learn2learn.nn import PrototypicalClassifier
+
+    ways, shots, queries = setting
+    sample = peers.learn2learn(peers.InMemory(features.numpy(), labels))(setting)
+    of_support = torch.arange(ways * (shots + queries)) % (shots + queries) < shots
+
+    def answer() -> object:
+        data, truth = sample()
+        model = PrototypicalClassifier(data[of_support], truth[of_support])
+        return (model(data[~of_support]).argmax(1) == truth[~of_support]).float().mean()
+
+    return answer
+
+
+def loop_of_easyfsl(features: Tensor, labels: np.ndarray, setting: tuple[int, int, int]) -> Callable[[], object]:
+    """TaskSampler in a DataLoader without workers, PrototypicalNetworks, evaluate_on_one_task."""
+    from easyfsl.methods import PrototypicalNetworks
+    from easyfsl.utils import evaluate_on_one_task
+
+    sample, model = peers.easyfsl(peers.InMemory(features.numpy(), labels), 0)(setting), PrototypicalNetworks().eval()
+
+    def answer() -> object:
+        with torch.no_grad():
+            return evaluate_on_one_task(model, *sample()[:4])
+
+    return answer
 
 
 def prototypes_of_learn2learn(support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
@@ -97,7 +138,7 @@ def scikit_learn(make: Callable[[], object], augmented: bool = False) -> Peer:
 
 
 RIDGE = {"scikit-learn": scikit_learn(lambda: RidgeClassifier(alpha=1.0))}
-LOGISTIC = {"scikit-learn": scikit_learn(lambda: LogisticRegression(C=1.0, tol=1e-6, max_iter=1000))}
+LOGISTIC = {"scikit-learn": scikit_learn(lambda: LogisticRegression(C=1.0))}
 SVC = {
     "scikit-learn": scikit_learn(
         lambda: LinearSVC(multi_class="crammer_singer", C=0.1, fit_intercept=False, tol=1e-6, max_iter=100_000), True
@@ -108,16 +149,16 @@ SVC = {
 
 def lines() -> list[Line]:
     """Return what is compared; easyfsl where it is installed."""
-    prototypes = {"learn2learn": prototypes_of_learn2learn}
+    prototypes, loops = {"learn2learn": prototypes_of_learn2learn}, {"learn2learn's loop": loop_of_learn2learn}
     try:
-        prototypes["easyfsl"] = prototypes_of_easyfsl()
+        prototypes["easyfsl"], loops["easyfsl's loop"] = prototypes_of_easyfsl(), loop_of_easyfsl
     except ImportError as error:
         print(f"easyfsl is missing: {error}; see the head of this file")
-    found = [Line("prototypical", {}, dim, 5, 1, 10_000, prototypes, bar) for dim, bar in ((64, 80), (1600, 20))]
+    found = [Line("prototypical", dim, 5, 1, 10_000, prototypes, bar, loops) for dim, bar in ((64, 80), (1600, 20))]
     for ways, shots in ((5, 1), (5, 5), (20, 1)):
-        found.append(Line("ridge", {}, 64, ways, shots, 10_000, RIDGE, 25))
-        found.append(Line("logistic", {}, 64, ways, shots, 4000, LOGISTIC, 15))
-        found.append(Line("svm", {}, 64, ways, shots, 2000, SVC, None))
+        found.append(Line("ridge", 64, ways, shots, 10_000, RIDGE, 25, {}))
+        found.append(Line("logistic", 64, ways, shots, 4000, LOGISTIC, 15, {}))
+        found.append(Line("svm", 64, ways, shots, 2000, SVC, None, {}))
     return found
 
 
@@ -144,30 +185,43 @@ def compare(line: Line, rounds: int) -> None:
     """Print one comparison."""
     features, labels = features_of(line.dim), np.arange(CLASSES * EACH) // EACH
     sampler = EpisodeSampler(labels, ways=line.ways, shots=line.shots, queries=QUERIES, seed=0)
-    learner, drawn = make_learner(line.learner, **line.options), sampler[0:FEW]
+    learner, drawn = make_learner(line.learner), sampler[0:FEW]
     assert isinstance(learner, FeatureLearner)
     works: dict[str, Callable[[], object]] = {
         "ours": lambda: evaluate_features(features, labels, learner, sampler, line.episodes)
     }
+    for name, loop in line.loops.items():
+        answer = loop(features, labels, (line.ways, line.shots, QUERIES))
+        works[name] = lambda answer=answer: [answer() for _ in range(FEW)]
     for name, peer in line.peers.items():
         works[name] = lambda peer=peer: limited(features, drawn, peer)
     interleaved(works, 1)
     seconds = interleaved(works, rounds)
-    support, query = features[torch.from_numpy(drawn.support)], features[torch.from_numpy(drawn.query)]
-    mine = learner.classify(support, query.flatten(1, 2)).argmax(-1)
+    mine = ranked(learner, features, drawn)
     ours = line.episodes / seconds["ours"]
     print(f"\n{line.learner}, {line.ways}w{line.shots}s {QUERIES} queries, {line.dim} features", end=": ")
     print(f"{np.median(ours):,.0f} episodes/s ({ours.min():,.0f} to {ours.max():,.0f}), {line.episodes:,} a round")
-    for name, peer in line.peers.items():
+    for name in [*line.loops, *line.peers]:
         theirs = FEW / seconds[name]
-        ratio = ours / theirs
-        differ = int((limited(features, drawn, peer) != mine).sum())
-        verdict = "" if line.bar is None else f"  bar {line.bar:g} {'PASS' if np.median(ratio) >= line.bar else 'FAIL'}"
+        ratio, said = ours / theirs, ""
+        if line.bar is not None and (name in line.loops or not line.loops):
+            said = f"; bar {line.bar:g} {'PASS' if np.median(ratio) >= line.bar else 'FAIL'}"
+        if name in line.peers:
+            differ = int((limited(features, drawn, line.peers[name]) != mine).sum())
+            said += f"; {differ} of {mine.numel():,} predictions differ"
         print(
-            f"  {name:13} {np.median(theirs):8,.0f} episodes/s ({theirs.min():,.0f} to {theirs.max():,.0f}); "
-            f"ours / this {np.median(ratio):6.1f} ({ratio.min():.1f} to {ratio.max():.1f}){verdict}; "
-            f"{differ} of {mine.numel():,} predictions differ"
+            f"  {name:18} {np.median(theirs):7,.0f} episodes/s ({theirs.min():,.0f} to {theirs.max():,.0f}); "
+            f"ours / this {np.median(ratio):6.1f} ({ratio.min():.1f} to {ratio.max():.1f}){said}"
         )
+
+
+def ranked(learner: FeatureLearner, features: Tensor, drawn: EpisodeIndices) -> Tensor:
+    """Our classes, by what ``evaluate_features`` calls."""
+    answer = learner.classify
+    if isinstance(learner, DistanceLearner):
+        features, answer = learner.prepare(features), learner.rank
+    query = features[torch.from_numpy(drawn.query)].flatten(1, 2)
+    return answer(features[torch.from_numpy(drawn.support)], query).argmax(-1)
 
 
 def limited(features: Tensor, drawn: EpisodeIndices, peer: Peer) -> Tensor:

@@ -46,7 +46,9 @@ def evaluate_features(
     if not isinstance(learner, FeatureLearner):
         raise UserError(f"learner {type(learner).__name__} adapts to images, not features: use evaluate_images")
     known = np.asarray(labels)
-    if not features.sum(1).isfinite().all() and not (finite := torch.isfinite(features).all(1)).all():  # the sum is quick
+    quick = features.sum(1).isfinite()  # of a sum that is finite, every term is
+    finite = quick if quick.all() else features.isfinite().all(1)
+    if not finite.all():
         first = int((~finite).nonzero()[0])
         raise UserError(f"{int((~finite).sum())} of {len(features)} features are not finite, the first in row {first}")
     features, learner, answer = features.detach().to(device), learner.to(device), learner.classify
