@@ -15,7 +15,8 @@ from metalearn.data import build_dataset
 from metalearn.errors import UserError
 from metalearn.extractors import FeatureExtractor
 from metalearn.features import extract
-from metalearn.learners import Learner, learner_class, make_learner
+from metalearn.learners import FeatureLearner, Learner, learner_class, make_learner
+from metalearn.learners.asks import asks_for_base, give_base
 from metalearn.meta import meta_trained
 from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
 from metalearn.report import Report, build_report
@@ -23,7 +24,7 @@ from metalearn.run import Run
 from metalearn.schema import BenchConfig, EpisodeSetting, Kind, MetaTrainingConfig
 from metalearn.testing import Tested, make_cell
 from tasks.folders import cache_folder
-from tasks.splits import Dataset
+from tasks.splits import Dataset, Partition
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,14 @@ class Bench:
 
 @dataclass(frozen=True)
 class Ready:
-    """An extractor of one seed: its features of the tested part (None: no learner asks), and seconds it cost."""
+    """An extractor of one seed, its features of the tested part and of the training part, and seconds it cost.
+
+    Features are None where no learner asks for them.
+    """
 
     extractor: FeatureExtractor
     features: Tensor | None
+    base: Tensor | None
     seconds: float
 
 
@@ -100,14 +105,28 @@ def prepare(shared: Bench, name: str, kind: Kind, seed: int) -> Ready:
         recorder=shared.run.scope(f"{name}/seed{seed}"), device=shared.device,
     )  # fmt: skip
     refuse_leak(name, extractor, shared.tested.partition)
-    if all(learner_class(learner.kind).meta_trained for learner in shared.config.learners.values()):
-        return Ready(extractor, None, seconds)
-    began = time.monotonic()
-    features = extract(
-        extractor, shared.tested.partition, device=shared.device, cache=cache_folder(),
-        progress=lambda done, total, text: shared.run.progress(done, total, f"{name}: {text}"),
-    )  # fmt: skip
-    return Ready(extractor, features, seconds + time.monotonic() - began)
+    began, kinds = time.monotonic(), shared.config.learners.values()
+
+    def features(partition: Partition) -> Tensor:
+        return extract(
+            extractor, partition, device=shared.device, cache=cache_folder(),
+            progress=lambda done, total, text: shared.run.progress(done, total, f"{name}: {text}"),
+        )  # fmt: skip
+
+    tested = features(shared.tested.partition) if any(reads_features(kind) for kind in kinds) else None
+    base = features(shared.dataset.train) if any(reads_base(kind) for kind in kinds) else None
+    return Ready(extractor, tested, base, seconds + time.monotonic() - began)
+
+
+def reads_features(kind: Kind) -> bool:
+    """Whether a learner of this kind is tested on features, as it is: not on images, not after meta-training."""
+    found = learner_class(kind.kind)
+    return issubclass(found, FeatureLearner) and not found.meta_trained
+
+
+def reads_base(kind: Kind) -> bool:
+    """Whether it also needs the features of the training part (``fit_base``)."""
+    return reads_features(kind) and asks_for_base(make_learner(kind.kind, **kind.options))
 
 
 def measure(
@@ -130,13 +149,17 @@ def measure(
         if trained:
             learner, mode = meta_train_cell(shared, scope, kind, one.extractor, setting, seed)
             counts.append(shared.tested.on_images(learner, setting, scope))
-        else:
+        elif reads_features(kind):
             learner = make_learner(kind.kind, **kind.options)
             assert one.features is not None  # extracted, as this learner asks for them
+            give_base(learner, one.base)
             counts.append(shared.tested.on_features(learner, one.features, setting, scope))
+        else:
+            learner, mode = make_learner(kind.kind, one.extractor, **kind.options), "finetuned"
+            counts.append(shared.tested.on_images(learner, setting, scope))
     cell = make_cell(
         shared.tested, setting, name, seeds, ready[0].extractor, learner_name, learner, mode, np.stack(counts),
-        seconds=sum(one.seconds for one in ready) + time.monotonic() - began,
+        meta_trained=trained, seconds=sum(one.seconds for one in ready) + time.monotonic() - began,
     )  # fmt: skip
     shared.run.write_cell(cell)
     return cell

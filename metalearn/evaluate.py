@@ -11,11 +11,13 @@ from torch import Tensor
 
 from metalearn.errors import UserError
 from metalearn.learners.base import FeatureLearner, Learner
-from tasks.episodes import EpisodeSampler
+from metalearn.learners.distance import DistanceLearner
+from tasks.episodes import EpisodeIndices, EpisodeSampler
 from tasks.resident import DeviceImages
 from tasks.splits import Partition
 
 _BATCH = 1 << 24  # bytes of float images of the episodes that are brought to the device at once
+_CACHED, _LARGE = 1 << 21, 1 << 26  # bytes of features that are gathered at once: see `episodes_at_once`
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, text), like ``gvae.pretrain.Recorder.progress``."""
@@ -28,14 +30,15 @@ def evaluate_features(
     sampler: EpisodeSampler,
     episodes: int,
     *,
-    batch: int = 256,
+    batch: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Int[np.ndarray, "episodes"]:
     """How many queries of each of the first ``episodes`` episodes are classified right, ``batch`` episodes
-    at a time.
+    at a time (None: `episodes_at_once`).
 
     The batch size changes speed and memory only: every episode is solved on its own. The learner's
-    extractor is not used: these are its features. Learner and features are brought to ``device``.
+    extractor is not used: these are its features. Learner and features are brought to ``device``, where a
+    `DistanceLearner` makes a second copy of them.
 
     Raises UserError for features that are not finite, for a sampler of other labels, and for a learner that
     works on images only.
@@ -43,24 +46,63 @@ def evaluate_features(
     if not isinstance(learner, FeatureLearner):
         raise UserError(f"learner {type(learner).__name__} adapts to images, not features: use evaluate_images")
     known = np.asarray(labels)
-    finite = torch.isfinite(features).all(1)
+    quick = features.sum(1).isfinite()  # of a sum that is finite, every term is
+    finite = quick if quick.all() else features.isfinite().all(1)
     if not finite.all():
         first = int((~finite).nonzero()[0])
         raise UserError(f"{int((~finite).sum())} of {len(features)} features are not finite, the first in row {first}")
-    features, learner = features.detach().to(device), learner.to(device)
+    features, learner, answer = features.detach().to(device), learner.to(device), learner.classify
+    if isinstance(learner, DistanceLearner):
+        features, answer = learner.prepare(features), learner.rank
     counts = np.empty(episodes, dtype=np.int64)
-    with torch.no_grad():
-        for start in range(0, episodes, batch):
-            stop = min(start + batch, episodes)
-            drawn = sampler[start:stop]
-            if drawn.query.max() >= len(known) or (known[drawn.query] != drawn.classes[..., None]).any():
-                raise UserError(f"the sampler draws from other labels than those of these {len(known)} features")
-            support = features[torch.from_numpy(drawn.support).to(device)]
-            query = features[torch.from_numpy(drawn.query).to(device)].flatten(1, 2)
-            said = learner.classify(support, query).argmax(-1)
-            truth = way_labels(drawn.query.shape[1:], said.device)
-            counts[start:stop] = (said == truth).sum(-1).cpu().numpy()
+    truth = way_labels((sampler.ways, sampler.queries), device)
+    gather = Gather(features), Gather(features)  # of support and query images
+    for start, drawn in draws(sampler, episodes, batch or episodes_at_once(features, learner, sampler)):
+        if drawn.query.max() >= len(known) or (known[drawn.query] != drawn.classes[..., None]).any():
+            raise UserError(f"the sampler draws from other labels than those of these {len(known)} features")
+        with torch.no_grad():
+            support, query = gather[0](drawn.support), gather[1](drawn.query).flatten(1, 2)
+            said = answer(support, query).argmax(-1)
+        counts[start : start + len(said)] = (said == truth).sum(-1).cpu().numpy()
     return counts
+
+
+def episodes_at_once(features: Float[Tensor, "n d"], learner: FeatureLearner, sampler: EpisodeSampler) -> int:
+    """How many episodes `evaluate_features` gathers at a time: those whose features take 2 MB, or 64 MB; at least one.
+
+    2 MB stay in a processor's cache until they are used; heads that iterate (``iterative``) and GPUs want many episodes
+    in each operation. A Gram matrix of all images is never built: with N images of d features it costs N * N * d
+    multiplications, as much as gathering the features for hundreds of thousands of episodes, and N * N numbers.
+    """
+    images = sampler.ways * (sampler.shots + sampler.queries)
+    many = getattr(learner, "iterative", False) or features.is_cuda
+    return max(1, (_LARGE if many else _CACHED) // (images * features.shape[1] * features.element_size()))
+
+
+def draws(sampler: EpisodeSampler, episodes: int, batch: int) -> Iterator[tuple[int, EpisodeIndices]]:
+    """The first ``episodes`` episodes, ``batch`` at a time, each lot with the number of its first; drawn 256 or more
+    at a time, which costs less for each.
+    """
+    lot = batch * max(1, 256 // batch)
+    for first in range(0, episodes, lot):
+        drawn = sampler[first : min(first + lot, episodes)]
+        for start in range(0, len(drawn.classes), batch):
+            part = slice(start, start + batch)
+            yield first + start, EpisodeIndices(drawn.support[part], drawn.query[part], drawn.classes[part])
+
+
+class Gather:
+    """Rows of a table, gathered into the same memory every time: fresh memory costs more than the copy."""
+
+    def __init__(self, table: Float[Tensor, "n d"]):
+        self.table, self.place = table, table.new_empty(0)
+
+    def __call__(self, rows: Int[np.ndarray, "*shape"]) -> Float[Tensor, "*shape d"]:
+        """Rows; they are valid until the next call."""
+        flat = torch.from_numpy(rows.reshape(-1)).to(self.table.device)
+        if len(self.place) < len(flat):
+            self.place = self.table.new_empty(len(flat), self.table.shape[1])
+        return torch.index_select(self.table, 0, flat, out=self.place[: len(flat)]).unflatten(0, rows.shape)
 
 
 def evaluate_images(

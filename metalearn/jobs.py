@@ -65,7 +65,7 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
         counts = tested.on_images(learner, setting, str(setting))
         cell = make_cell(
             tested, setting, config.extractor.kind, [config.seed], extractor, config.learner.kind, learner, mode,
-            counts[None], seconds=seconds + time.monotonic() - began,
+            counts[None], meta_trained=True, seconds=seconds + time.monotonic() - began,
         )  # fmt: skip
         run.write_cell(cell)
         cells.append(cell)

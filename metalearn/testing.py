@@ -71,16 +71,20 @@ def make_cell(
     learner: Learner,
     mode: Mode,
     correct: Int[np.ndarray, "seeds episodes"],
+    *,
+    meta_trained: bool,
     seconds: float,
 ) -> Cell:
     """Say everything about a measurement that DESIGN's protocols ask of a row.
 
-    ``seconds``: pretraining (as it took when it was done), extraction and testing, of all seeds together.
+    ``meta_trained``: on the episodes of the training classes, whose labels it then used; a network that is fine-tuned
+    on each support set alone saw no other label than its extractor. ``seconds``: pretraining (as it took when it was
+    done), extraction and testing, of all seeds together.
     """
     return Cell(
         dataset=tested.dataset.label, split=tested.partition.name, ways=setting.ways, shots=setting.shots,
         queries=tested.episodes.queries, episode_seed=tested.episodes.seed, extractor=name,
-        extractor_seeds=tuple(seeds), labels_used="class" if mode != "frozen" else extractor.labels_used,
+        extractor_seeds=tuple(seeds), labels_used="class" if meta_trained else extractor.labels_used,
         learner=learner_name, mode=mode, transductive=learner.transductive,
         batch_norm=batch_norm_mode(extractor, learner), seconds=round(seconds, 2),
         fingerprint=tested.partition.fingerprint, correct=correct,

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats as scipy_stats
 from sklearn.neighbors import NearestCentroid
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metalearn.cells import load_cell
+from metalearn.evaluate import evaluate_features
+from metalearn.learners import make_learner
 from metalearn.record import read_metrics
 from tasks.datasets import glyphs
 from tasks.episodes import EpisodeSampler
@@ -226,3 +229,29 @@ def test_a_checkpoint_that_saw_a_tested_class_is_refused(config: Path, cache: Pa
     done = command("bench", leaky, "--data-root", cache, "--out", tmp_path / "run", cache=cache)
     assert done.returncode == 2
     assert "was trained on" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_training_features_reach_the_learner_that_asks_and_a_fine_tuned_network_says_so(
+    cache: Path, tmp_path: Path
+) -> None:
+    """SimpleShot gives what the same learner gives by hand; fine-tuning has its own mode and no new labels."""
+    path = tmp_path / "heads.yaml"
+    path.write_text("""
+dataset: {kind: glyphs, classes: 60}
+extractors: {pixels: pixels}
+learners: {simpleshot: simpleshot, finetune: {kind: finetune, steps: 2}}
+episodes: {settings: [5w1s], queries: 10, count: 20}
+""")
+    done = command("bench", path, "--data-root", cache, "--out", tmp_path / "run", cache=cache)
+    assert done.returncode == 0, done.stderr
+    rows = {row["learner"]: row for row in json.loads((tmp_path / "run" / "report.json").read_text())["rows"]}
+    assert (rows["simpleshot"]["mode"], rows["finetune"]["mode"]) == ("frozen", "finetuned")
+    assert rows["finetune"]["labels_used"] == "none"
+    found = {load_cell(cell).learner: load_cell(cell) for cell in (tmp_path / "run").glob("episodes-*.npz")}
+    dataset = glyphs(cache, classes=60)
+    train, test = (torch.from_numpy(part.images()).flatten(1).float() / 255 for part in (dataset.train, dataset.test))
+    learner = make_learner("simpleshot")
+    learner.fit_base(train)
+    sampler = EpisodeSampler(dataset.test.labels, ways=5, shots=1, queries=10, seed=0)
+    counts = evaluate_features(test, dataset.test.labels, learner, sampler, 20)
+    np.testing.assert_array_equal(found["simpleshot"].correct[0], counts)

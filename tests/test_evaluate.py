@@ -7,8 +7,9 @@ from torch import nn
 
 from metalearn import evaluate
 from metalearn.errors import UserError
-from metalearn.evaluate import episode_images, evaluate_features, evaluate_images
-from metalearn.learners import FeatureLearner, Learner, make_learner
+from metalearn.evaluate import Gather, episode_images, episodes_at_once, evaluate_features, evaluate_images
+from metalearn.learners import LEARNERS, FeatureLearner, Learner, learner_class, make_learner
+from metalearn.learners.asks import give_base
 from tasks.episodes import EpisodeSampler
 from tasks.resident import DeviceImages
 from tasks.splits import Partition
@@ -31,17 +32,62 @@ def case(ways=5, shots=2, queries=3):
     return images, features, EpisodeSampler(images.labels, ways=ways, shots=shots, queries=queries, seed=3)
 
 
-@pytest.mark.parametrize("kind", ["prototypical", "nearest_neighbour", "ridge", "logistic"])
+ON_FEATURES = [name for name in LEARNERS if issubclass(learner_class(name), FeatureLearner)]
+METRIC = [("prototypical", {}), ("prototypical", {"metric": "cosine"}), ("prototypical", {"normalise": True}),
+          ("nearest_neighbour", {}), ("nearest_neighbour", {"metric": "cosine"}), ("simpleshot", {})]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ON_FEATURES)
 def test_batched_features_equal_single_images_whatever_the_batch(kind):
     images, features, sampler = case()
     learner = make_learner(kind)
+    give_base(learner, features[:50])
     assert isinstance(learner, FeatureLearner)
     single = evaluate_images(learner, images, sampler, 30)
-    for batch in (7, 500):
+    for batch in (None, 1, 7, 500):
         counts = evaluate_features(features, images.labels, learner, sampler, 30, batch=batch)
         assert counts.dtype == np.int64
         np.testing.assert_array_equal(counts, single)
     assert 0.3 < single.mean() / 15 < 1
+
+
+@pytest.mark.parametrize("kind,options", METRIC)
+def test_ranking_has_the_order_of_the_definition(kind, options):
+    """Whatever the features' common offset; numbers that float32 holds exactly, so that shifting loses nothing."""
+    images, features, sampler = case(ways=7, shots=3)
+    features = (features * 256).round()
+    learner = make_learner(kind, **options)
+    drawn = sampler[0:20]
+    for offset in (0, 4000):
+        table = features + offset
+        give_base(learner, table[:50])
+        support, query = table[torch.from_numpy(drawn.support)], table[torch.from_numpy(drawn.query)].flatten(1, 2)
+        expected = learner.double().classify(support.double(), query.double())
+        prepared = learner.float().prepare(table)
+        found = learner.rank(prepared[torch.from_numpy(drawn.support)],
+                             prepared[torch.from_numpy(drawn.query)].flatten(1, 2))  # fmt: skip
+        chosen = expected.gather(-1, found.argmax(-1, keepdim=True))[..., 0]
+        torch.testing.assert_close(chosen, expected.amax(-1), rtol=1e-5, atol=1e-5)
+        counts = (found.argmax(-1) == torch.arange(7).repeat_interleave(3)).sum(-1).numpy()
+        np.testing.assert_array_equal(evaluate_features(table, images.labels, learner, sampler, 20), counts)
+
+
+def test_how_many_episodes_go_together_is_bounded_by_bytes():
+    _, _, sampler = case()
+    for dim in (64, 1 << 22):
+        for kind, megabytes in (("prototypical", 2), ("logistic", 64)):
+            bytes_an_episode = 5 * (2 + 3) * dim * 4
+            expected = max(1, (megabytes << 20) // bytes_an_episode)
+            assert episodes_at_once(torch.empty(0, dim), make_learner(kind), sampler) == expected
+
+
+def test_what_is_gathered_is_the_rows_in_the_same_memory():
+    table = torch.arange(20.0).reshape(10, 2)
+    gather = Gather(table)
+    first = gather(np.array([[1, 2], [3, 4]]))
+    assert torch.equal(first, table[torch.tensor([[1, 2], [3, 4]])])
+    fewer = gather(np.array([9, 0]))
+    assert torch.equal(fewer, table[[9, 0]]) and fewer.data_ptr() == first.data_ptr()
 
 
 @pytest.mark.parametrize("residence", ["host", "device", "stream"])

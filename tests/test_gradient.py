@@ -107,6 +107,8 @@ def test_meta_gradient_by_hand_on_a_linear_model(first_order):
 def test_contract_of_every_learner(kind):
     """Adapting changes nothing, twice is the same, logits are (q, ways), and names of ways do not matter."""
     learner = build(kind) if kind in ("maml", "anil") else make_learner(kind, Body())
+    if getattr(learner, "needs_base", False):
+        learner.fit_base(torch.eye(5, dtype=torch.float64))
     assert isinstance(learner, Learner) and learner.reference and isinstance(learner.transductive, bool)
     assert isinstance(learner.meta_trained, bool) and not learner.transductive
     support, labels, query, _ = task()

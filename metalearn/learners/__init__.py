@@ -7,10 +7,15 @@ from torch import nn
 from metalearn.errors import UserError
 from metalearn.kinds import check_kind, find
 from metalearn.learners.base import Classifier, FeatureLearner, Learner
+from metalearn.learners.baseline import Baseline, BaselinePlusPlus
+from metalearn.learners.finetune import FineTune
 from metalearn.learners.logistic import Logistic
+from metalearn.learners.matching import MatchingNetworks
 from metalearn.learners.nearest_neighbour import NearestNeighbour
 from metalearn.learners.prototypical import Prototypical
-from metalearn.learners.ridge import Ridge
+from metalearn.learners.ridge import R2D2, Ridge
+from metalearn.learners.simpleshot import SimpleShot
+from metalearn.learners.svm import SVM
 from metalearn.schema import Kind
 
 __all__ = ["LEARNERS", "Classifier", "FeatureLearner", "Learner", "learner_class", "make_learner", "takes"]
@@ -18,8 +23,15 @@ __all__ = ["LEARNERS", "Classifier", "FeatureLearner", "Learner", "learner_class
 LEARNERS: dict[str, type[Learner] | str] = {
     "prototypical": Prototypical,
     "nearest_neighbour": NearestNeighbour,
+    "matching": MatchingNetworks,
+    "simpleshot": SimpleShot,
     "ridge": Ridge,
+    "r2d2": R2D2,
     "logistic": Logistic,
+    "svm": SVM,
+    "baseline": Baseline,
+    "baseline++": BaselinePlusPlus,
+    "finetune": FineTune,
     "maml": "metalearn.gradient:MAML",  # by name: learn2learn is imported only when used
     "anil": "metalearn.gradient:ANIL",
 }

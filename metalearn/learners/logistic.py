@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from metalearn.errors import UserError
 from metalearn.learners.base import FeatureLearner, require_positive
+from metalearn.learners.batches import in_chunks, one_hot
 
 
 class Logistic(FeatureLearner):
@@ -22,6 +23,7 @@ class Logistic(FeatureLearner):
 
     reference = "Tian et al. 2020, Rethinking few-shot image classification, ECCV, arXiv 2003.11539"
     differentiable = False
+    iterative = True
 
     def __init__(
         self,
@@ -42,10 +44,7 @@ class Logistic(FeatureLearner):
     ) -> Float[Tensor, "b q ways"]:
         """See the class. Raises UserError when the solver does not converge."""
         images, (ways, d) = support.shape[1] * support.shape[2], support.shape[1::2]
-        numbers = images * (min(images, d) + ways)  # of an episode; a chunk of 2 MB stays in a processor's cache
-        chunk = max(1, (2**18 if support.device.type == "cpu" else 2**26) // numbers)
-        parts = zip(support.split(chunk), query.split(chunk), strict=True)
-        return torch.cat([self._classify(*part) for part in parts])
+        return in_chunks(self._classify, support, query, images * (min(images, d) + ways))
 
     def _classify(
         self, support: Float[Tensor, "b ways shots d"], query: Float[Tensor, "b q d"]
@@ -58,7 +57,7 @@ class Logistic(FeatureLearner):
         if self.intercept:
             z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
             penalty = torch.cat([penalty, torch.zeros_like(penalty[:, :1])], -1)
-        y = torch.eye(ways, dtype=z.dtype, device=z.device).repeat_interleave(shots, 0).expand(len(z), -1, -1)
+        y = one_hot(ways, shots, z).expand(len(z), -1, -1)
         solution, converged = fit_softmax(z, y, self.C, penalty, self.tolerance, self.max_iterations)
         if not converged.all():
             raise UserError(

@@ -4,11 +4,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metalearn.learners.base import FeatureLearner, require_positive
-from metalearn.learners.distance import Metric, similarity
+from metalearn.learners.base import require_positive
+from metalearn.learners.distance import DistanceLearner, Metric
 
 
-class Prototypical(FeatureLearner):
+class Prototypical(DistanceLearner):
     """Nearest class mean: minus the squared Euclidean distance to the mean of a class's support features.
 
     Snell et al. 2017 (arXiv 1703.05175), eqs. 1 and 2. Options: ``metric`` (``cosine``: cosine similarity
@@ -27,14 +27,10 @@ class Prototypical(FeatureLearner):
         normalise: bool = False,
         scale: float = 1.0,
     ):
-        super().__init__(extractor)
+        super().__init__(extractor, metric=metric, scale=scale)
         require_positive("prototypical", scale=scale)
-        self.metric, self.normalise, self.scale = metric, normalise, scale
+        self.normalise = normalise
 
-    def classify(
-        self, support: Float[Tensor, "b ways shots d"], query: Float[Tensor, "b q d"]
-    ) -> Float[Tensor, "b q ways"]:
-        """See the class: ``-scale |q - mean_w|^2``, or ``scale cos(q, mean_w)``."""
-        if self.normalise:
-            support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
-        return self.scale * similarity(query, support.mean(2), self.metric)
+    def embed(self, features: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """See the class."""
+        return F.normalize(features, dim=-1) if self.normalise else features
