@@ -23,6 +23,11 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """Return floats as float32 at least: what comes out of autocast is widened, float64 stays."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 @contextmanager
 def float32_products(precision: Precision, device: torch.device) -> Iterator[None]:
     """Say how exact float32 products and convolutions are, and set torch's global switches back at the end.

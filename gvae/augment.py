@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gvae import colour
 from gvae.errors import ModelError
+from gvae.share import ALONE, Share
 from gvae.warp import sampling_matrix, warp
 
 Range = tuple[float, float]
@@ -34,6 +35,10 @@ class Parameters(NamedTuple):
     saturation: Float[Tensor, " n"]
     hue: Float[Tensor, " n"]
     """Share of the colour circle."""
+
+    def mine(self, share: Share) -> "Parameters":
+        """Return the rows of one process's share."""
+        return Parameters(*(share.mine(values) for values in self))
 
 
 class Augment:
@@ -111,13 +116,17 @@ class Augment:
                 )
 
     @torch.no_grad()
-    def __call__(self, images: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+    def __call__(
+        self, images: Float[Tensor, "n c h w"], generator: torch.Generator, share: Share = ALONE
+    ) -> Float[Tensor, "n c h w"]:
         """Return augmented images, in [0, 1]; the images themselves where nothing is asked for.
 
         They depend on the images and ``generator`` alone. A generator on the images' device keeps the host out of it;
-        one on the CPU gives the same parameters for every device.
+        one on the CPU gives the same parameters for every device. Where the images are a process's ``share`` of a
+        batch, it is drawn for the whole batch.
         """
-        return self.apply(images, self.draw(len(images), generator, images.device))
+        drawn = self.draw(share.processes * len(images), generator, images.device)
+        return self.apply(images, drawn.mine(share))
 
     def draw(self, images: int, generator: torch.Generator, device: torch.device) -> Parameters:
         """Draw the parameters of so many images."""

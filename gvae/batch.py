@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gvae import losses
 from gvae.augment import Parameters
+from gvae.share import ALONE, Share
 from gvae.vae import Posterior
 
 Terms = dict[str, Tensor]
@@ -18,26 +19,31 @@ Terms = dict[str, Tensor]
 
 
 class Batch(NamedTuple):
-    """A minibatch: images (n, c, h, w) in [0, 1], class labels (n,), and the generator of this step's noise.
+    """A minibatch: images (m, c, h, w) in [0, 1], class labels (n,), and the generator of this step's noise.
 
-    ``step`` counts batches from 0; ``factors`` has the known factors that the objective asked for, each (n,).
+    ``step`` counts batches from 0; ``factors`` has the known factors that the objective asked for, each (n,). Where
+    several processes train together the images are those of this one's ``share``, m of the n; all else is of the whole
+    batch, and the generator is everywhere the same: what is drawn is drawn for the whole batch.
     """
 
-    images: Float[Tensor, "n c h w"]
+    images: Float[Tensor, "m c h w"]
     labels: Int[Tensor, " n"]
     generator: torch.Generator
     step: int = 0
     factors: Mapping[str, Tensor] = MappingProxyType({})
+    share: Share = ALONE
 
 
 class Seen(NamedTuple):
     """What the encoder made of a batch.
 
     ``images`` are those that were encoded: warped where the objective warps, as ``drawn`` says. ``z`` is a sample of
-    ``posterior``; ``other`` is the posterior of a second warp of the same images, where a part asked for one.
+    ``posterior``; ``other`` is the posterior of a second warp of the same images, where a part asked for one. Images
+    are this process's share (m, c, h, w), as those of the batch; all else has a row for each of the n images of the
+    whole batch, so that what compares images compares them all. ``batch.share.mine(z)`` goes with the images.
     """
 
-    images: Float[Tensor, "n c h w"]
+    images: Float[Tensor, "m c h w"]
     drawn: Parameters | None
     posterior: Posterior
     z: Float[Tensor, "n d"]

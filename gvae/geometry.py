@@ -95,7 +95,7 @@ class Geometry(Part):
     def loss(self, batch: Batch, seen: Seen) -> tuple[Tensor, Terms]:
         """Return (weighted L_DPCA, its terms)."""
         with full_precision(seen.z):
-            canonical, image = self.light(seen.z)
+            canonical, image = self.light(batch.share.mine(seen.z))
             light = self._error(image, seen.images)
             orthogonality = losses.orthogonality(self.light_decoder.basis, self.penalty)
             loss = self.weight * light + self.orthogonality_weight * orthogonality

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvae import losses
+from gvae.arithmetic import widened
 from gvae.augment import Augment
 from gvae.batch import Batch, Seen, Terms, full_precision
 from gvae.errors import ModelError
@@ -87,6 +88,11 @@ class VAEObjective(nn.Module):
         return next((name for name in ("class", "factor") if name in used), "none")
 
     @property
+    def image_nets(self) -> list[nn.Module]:
+        """What works on images: where several processes train, each on its own; all else sees the whole batch."""
+        return [self.vae, *(net for part in self._parts for net in part.image_nets)]
+
+    @property
     def factors(self) -> list[str]:
         """Names of the known factors that its batches must have."""
         return sorted({part.factor for part in self._parts if part.factor})
@@ -107,26 +113,28 @@ class VAEObjective(nn.Module):
     def look(self, batch: Batch) -> Seen:
         """Encode a batch: each image as it is or warped, under two warps where a part compares them."""
         images, drawn = self._view(batch)
-        n = len(images)
-        if any(part.second_view for part in self._parts):
-            images = torch.cat([images, self._view(batch)[0]])
-        mean, logvar = self.vae.encode(images)
-        posterior = Posterior(mean[:n].float(), logvar[:n].float())
-        other = Posterior(mean[n:].float(), logvar[n:].float()) if len(images) > n else None
-        return Seen(images[:n], drawn, posterior, posterior.sample(batch.generator), other)
+        more = self._view(batch)[:1] if any(part.second_view for part in self._parts) else ()
+        posterior, *others = self._posteriors(batch, images, *more)
+        return Seen(images, drawn, posterior, posterior.sample(batch.generator), others[0] if others else None)
+
+    def _posteriors(self, batch: Batch, *views: Tensor) -> list[Posterior]:
+        """Encode views of this process's images in one pass; return the posteriors of the whole batch in each."""
+        latents = widened(torch.cat(self.vae.encode(torch.cat(views)), 1))
+        gathered = (batch.share.gather(view) for view in latents.chunk(len(views)))
+        return [Posterior(*view.chunk(2, 1)) for view in gathered]
 
     def _view(self, batch: Batch) -> tuple[Tensor, Any]:
         if self._warp is None:
             return batch.images, None
-        drawn = self._warp.draw(len(batch.images), batch.generator, batch.images.device)
+        drawn = self._warp.draw(len(batch.labels), batch.generator, batch.images.device)
         with torch.no_grad():
-            return self._warp.apply(batch.images, drawn), drawn
+            return self._warp.apply(batch.images, drawn.mine(batch.share)), drawn
 
     def elbo(self, batch: Batch, seen: Seen) -> tuple[Tensor, Terms]:
         """Return (weighted negative ELBO by the regulariser, terms), batch means in nats."""
         if not self.elbo_weight:
             return torch.zeros((), device=seen.z.device), {}
-        logits = self.vae.decode(seen.z).float()
+        logits = widened(self.vae.decode(batch.share.mine(seen.z)))
         error = losses.bernoulli_nll if self.likelihood == "bernoulli" else losses.squared_error
         reconstruction = error(logits, seen.images).mean()
         with full_precision(seen.z):
@@ -159,8 +167,7 @@ class VAEObjective(nn.Module):
 
     def inhibition_loss(self, batch: Batch) -> tuple[Tensor, Terms]:
         """Return phase 3 of the release's form: the encoder alone, against the adversaries."""
-        mean, logvar = self.vae.encode(self._seen.images)
-        z = Posterior(mean.float(), logvar.float()).sample(batch.generator)
+        z = self._posteriors(batch, self._seen.images)[0].sample(batch.generator)
         return _sum((part, part.inhibition_loss(z)) for part in self._parts if part.apart)
 
     def phases(self) -> list[Phase]:

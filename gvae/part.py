@@ -26,6 +26,9 @@ class Part(nn.Module):
     needs images that are warped; ``second_view``: whether it needs each image under a second warp too. ``adversary``:
     what reads from latents that should not say it; trained in a phase of its own. ``label``: which part of its kind it
     is, in the names of its terms. A part with an adversary, or with inhibition apart, gives the losses of those phases.
+
+    Where several processes train, images are a process's own and latents those of the whole batch: see ``Batch`` and
+    ``Seen``. A loss is a mean over the former or over the latter, and both are right.
     """
 
     labels_used: str = "none"
@@ -43,6 +46,11 @@ class Part(nn.Module):
     def apart(self) -> bool:
         """Whether inhibition is a phase of its own, as in the release."""
         return False
+
+    @property
+    def image_nets(self) -> list[nn.Module]:
+        """Its modules that give or take images, hence see a process's own rows and no others."""
+        return []
 
     def slots(self, latents: int, warp: Augment | None) -> dict[str, int]:
         """Return the slots that it asks for and how many of the ``latents`` each takes; ModelError for too many."""

@@ -10,19 +10,20 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from gvae.arithmetic import MemoryFormat, Precision, autocast, compiled, float32_products, memory_layout
 from gvae.augment import Augment
+from gvae.batch_norm import shared_statistics
 from gvae.checkpoint import save_state
 from gvae.guard import Guard
 from gvae.objective import Phase, VAEObjective
 from gvae.recorder import Recorder
 from gvae.seeds import seeded
-from gvae.shuffled import Shuffled
+from gvae.share import ALONE, Share
+from gvae.shuffled import Shuffled, as_floats
 from gvae.state import identify, restore, snapshot
 from gvae.traverse import preview, preview_augmentation
-from gvae.vae import VAE
 
 Schedule = Literal["constant", "cosine"]
 LOG_EVERY = 25  # steps between two records; states are saved at these steps only, so no average is lost
@@ -60,6 +61,7 @@ def pretrain(
     recorder: Recorder | None = None,
     monitor: Callable[[VAEObjective], Mapping[str, float]] | None = None,
     factors: Mapping[str, Tensor] | None = None,
+    share: Share = ALONE,
 ) -> VAEObjective:
     """Train ``objective`` on images (uint8, kept on the device) and labels; return it in eval mode.
 
@@ -70,27 +72,31 @@ def pretrain(
     asks for. Raises ModelError on a factor that is missing, on a loss or gradient that is not finite, before the step
     that it would spoil, on a state of another run, and on a jitter that the images cannot have. Where the device works
     ahead of the host nothing waits for it within a step (see ``Guard``): that error then comes with the next record.
+    ``share``: several processes, all given the same, train as one would; process 0 alone keeps state and records.
     """
+    if not share.first:
+        state = recorder = monitor = None
     recorder = recorder or Recorder()
     device = torch.device(device)
     objective.to(device).train()
     objective.prepare(factors or {})
     asked = {name: (factors or {})[name].to(device) for name in objective.factors}
-    shuffled = Shuffled(images.to(device), labels.to(device), training.batch_size, seed, asked)
+    shuffled = Shuffled(images.to(device), labels.to(device), training.batch_size, seed, asked, share)
     phases = objective.phases()
     optimisers = build_optimisers(phases, training)
     steps, total = shuffled.steps, shuffled.steps * training.epochs
-    identity = identify(objective, images, labels, describe(training, augment), seed, asked) if state else {}
+    kept = state or share.processes > 1
+    identity = identify(objective, images, labels, describe(training, augment), seed, asked) if kept else {}
     meter, guard = Meter(), Guard(device, deferred=works_ahead(device))
-    with computing(objective.vae, training, device):
-        done = restore(state, objective, optimisers, identity) if state else 0
+    with computing(objective, training, device, share):
+        done = restore(state, objective, optimisers, identity, share)
         saved = time.monotonic()
         recorder.progress(done, total, f"epoch {done // steps + 1}/{training.epochs}")
         for step in range(done, total):
             batch = shuffled[step]
             if augment:
                 plain = batch.images
-                batch = batch._replace(images=augment(plain, seeded(device, seed, 3, step)))
+                batch = batch._replace(images=augment(plain, seeded(device, seed, 3, step), share))
             learning_rate = scheduled(training.learning_rate, training.schedule, step, total)
             for phase in phases:
                 optimiser = optimisers[phase.optimiser]
@@ -99,6 +105,7 @@ def pretrain(
                     loss, terms = phase.loss(batch)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
+                loss, terms = share.average(phase.parameters, loss, terms)
                 guard.watch(phase, loss, terms, optimiser, step)
                 optimiser.step()
                 meter.add(named(phase, loss, terms))
@@ -127,13 +134,14 @@ def works_ahead(device: torch.device) -> bool:
 
 
 @contextmanager
-def computing(vae: VAE, training: Training, device: torch.device) -> Iterator[None]:
-    """Compute in the training's way: precision of products, layout and compilation, all undone at the end."""
-    trunks: list[nn.Module] = [vae.encoder, vae.decoder]
+def computing(objective: VAEObjective, training: Training, device: torch.device, share: Share) -> Iterator[None]:
+    """Compute in the training's way: precision, layout, batch norm over the batch, compilation; undone at the end."""
+    vae = objective.vae
     with (
         float32_products(training.precision, device),
         memory_layout(vae, training.memory_format),
-        compiled(trunks, training.compile, device),
+        shared_statistics(objective.image_nets, share),
+        compiled([vae.encoder, vae.decoder], training.compile, device),
     ):
         yield
 
@@ -189,7 +197,7 @@ def report_epoch(
     objective.eval()
     with torch.no_grad():
         spread = torch.linspace(0, len(images) - 1, min(512, len(images)), device=images.device).long()
-        preview(objective, images[spread].float().mul_(1 / 255), step, recorder)  # images are sorted by class
+        preview(objective, as_floats(images[spread]), step, recorder)  # images are sorted by class
         if monitor:
             recorder.scalars(step, dict(monitor(objective)))
     objective.train()
@@ -211,4 +219,4 @@ def scheduled(learning_rate: float, schedule: Schedule, step: int, total: int) -
 def batches(images: Tensor, size: int = 512) -> Iterator[Tensor]:
     """Yield images (uint8) as floats in [0, 1], ``size`` at a time."""
     for start in range(0, len(images), size):
-        yield images[start : start + size].float().mul_(1 / 255)
+        yield as_floats(images[start : start + size])

@@ -4,20 +4,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from gvae.batch import Batch
 from gvae.errors import ModelError
 from gvae.seeds import seeded
+from gvae.share import ALONE, Share
 
 
 class Shuffled:
     """Batches of images (uint8), labels and known factors, all on one device: slices of a new permutation every epoch.
 
     The order of an epoch depends on (seed, epoch) alone and is the same on every device: the CPU draws it, once an
-    epoch. What is left over at an epoch's end is not shown. Raises ModelError for a batch size below 2 or above the
-    number of images.
+    epoch. What is left over at an epoch's end is not shown. Of images a batch has this process's ``share``. Raises
+    ModelError for a batch size below 2, above the number of images, or not to be shared evenly.
     """
 
     def __init__(
@@ -27,13 +28,15 @@ class Shuffled:
         batch_size: int,
         seed: int,
         factors: Mapping[str, Tensor] = MappingProxyType({}),
+        share: Share = ALONE,
     ):
         if batch_size < 2 or batch_size > len(images):
             raise ModelError(
                 f"training.batch_size must be between 2 and the {len(images)} training images, got {batch_size}"
             )
+        share.check(batch_size)
         self.images, self.labels, self.factors = images, labels, factors
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.share = batch_size, seed, share
         self.steps = len(images) // batch_size
         """Batches an epoch."""
         self._epoch, self._order = -1, torch.empty(0)
@@ -47,4 +50,10 @@ class Shuffled:
         index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         noise = seeded(self.images.device, self.seed, 2, step)
         known = {name: values[index] for name, values in self.factors.items()}
-        return Batch(self.images[index].float().mul_(1 / 255), self.labels[index], noise, step, known)
+        images = as_floats(self.images[self.share.mine(index)])
+        return Batch(images, self.labels[index], noise, step, known, self.share)
+
+
+def as_floats(images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Return images in [0, 1]."""
+    return images.to(torch.get_default_dtype()).mul_(1 / 255)

@@ -13,6 +13,7 @@ from torch import Tensor
 from gvae.checkpoint import load_state, load_weights
 from gvae.errors import ModelError
 from gvae.objective import VAEObjective
+from gvae.share import Share
 
 
 def identify(
@@ -45,24 +46,35 @@ def snapshot(
 
 
 def restore(
-    path: Path,
+    path: Path | None,
     objective: VAEObjective,
     optimisers: Mapping[str, torch.optim.Optimizer],
     identity: Mapping[str, Any],
+    share: Share,
 ) -> int:
-    """Load a snapshot where one exists and return how many steps are done, else 0; ModelError if of another run."""
-    if not path.exists():
-        return 0
-    saved = load_state(path)
-    other = saved.get("identity")
-    if other != identity:
-        theirs = other if isinstance(other, dict) else {}
-        differ = [name for name in {**identity, **theirs} if identity.get(name) != theirs.get(name)]
-        said = [f"{name} is {theirs.get(name)!r} there and {identity.get(name)!r} here" for name in differ[:3]]
+    """Load a snapshot where one exists and return how many steps are done, else 0; ModelError if of another run.
+
+    Process 0 reads it and tells the others. ModelError too where they have not all been given the same training.
+    """
+    wanted = share.tell(identity)
+    if wanted != identity:
         raise ModelError(
-            f"{path} belongs to another training: {'; '.join(said)}; choose another output folder or remove it"
+            f"process {share.rank} was given another training than process 0: {_differences(wanted, identity)}; "
+            "give every process the same config, data and version"
         )
+    saved = share.tell(load_state(path) if path and path.exists() else None)
+    if saved is None:
+        return 0
+    if saved.get("identity") != identity:
+        said = _differences(saved.get("identity"), identity)
+        raise ModelError(f"{path} belongs to another training: {said}; choose another output folder or remove it")
     load_weights(objective, saved["objective"], str(path))
     for name, optimiser in optimisers.items():
         optimiser.load_state_dict(saved["optimisers"][name])
     return int(saved["step"])
+
+
+def _differences(other: Any, identity: Mapping[str, Any]) -> str:
+    theirs = other if isinstance(other, Mapping) else {}
+    differ = [name for name in {**identity, **theirs} if identity.get(name) != theirs.get(name)]
+    return "; ".join(f"{name} is {theirs.get(name)!r} there and {identity.get(name)!r} here" for name in differ[:3])

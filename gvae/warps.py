@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvae import losses
+from gvae.arithmetic import widened
 from gvae.augment import Augment, Parameters
 from gvae.batch import Batch, Seen, Terms
 from gvae.errors import ModelError
@@ -97,6 +98,11 @@ class Warps(Excitation):
             self._shown = vae.chosen(TRANSFORMS, others=True)
             self.canonical = build_trunk(vae.trunk_name, vae.image_shape, width(self._shown))[1]
 
+    @property
+    def image_nets(self) -> list[nn.Module]:
+        """The decoder of its own."""
+        return [self.canonical] if self.canonical_weight else []
+
     def truth(self, batch: Batch, seen: Seen) -> Float[Tensor, "n k"]:
         """Return the standardised parameters of each image's warp."""
         assert seen.drawn is not None
@@ -107,7 +113,8 @@ class Warps(Excitation):
         loss, terms = super().loss(batch, seen)
         if self.canonical_weight:
             error = losses.bernoulli_nll if self._likelihood == "bernoulli" else losses.squared_error
-            terms["canonical"] = error(self.canonical(take(seen.z, self._shown)).float(), batch.images).mean()
+            shown = take(batch.share.mine(seen.z), self._shown)
+            terms["canonical"] = error(widened(self.canonical(shown)), batch.images).mean()
             loss = loss + self.canonical_weight * terms["canonical"]
         return loss, terms
 

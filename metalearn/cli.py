@@ -1,19 +1,16 @@
 """The command line: thin commands that load a config, open a run and hand over. Imports nothing heavy by itself."""
 
-import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from metalearn import __version__
 from metalearn.given import choose_device, find_data_root
 from metalearn.mistakes import Stop, Work, explained
-
-if TYPE_CHECKING:
-    from metalearn.run import Run
+from metalearn.processes import require_one
 
 JOBS = {
     "pretrain": ("metalearn.jobs", "Pretrain an encoder."),
@@ -48,9 +45,13 @@ app.add_typer(data, name="data")
 
 
 @app.callback(invoke_without_command=True)
-def _common(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+def _common(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
     if version:
         print(f"metalearn {__version__}")
+    with explained(debug=False):
+        require_one(context.invoked_subcommand or "pretrain")
 
 
 @app.command()
@@ -135,29 +136,13 @@ def _carry_out(
     device: str,
     quiet: bool,
 ) -> None:
-    """Open the run that `config` describes and let its job do the work; show the report."""
+    """Let the job of `command` do what `config` describes, in its run."""
+    require_one(command)
     root = find_data_root(data_root)
     chosen = choose_device(device)
-    from metalearn.kinds import resolve
-    from metalearn.run import open_run
+    from metalearn.launch import carry_out
 
-    resolved = resolve(config)
-    with open_run(out, command, resolved, source=source, data_root=root, device=chosen, quiet=quiet) as run:
-        work.run = run.path
-        if run.complete:
-            print(f"{run.path} is complete already", file=sys.stderr)
-        else:
-            job = getattr(importlib.import_module(JOBS[command][0]), command)
-            job(resolved, run, data_root=root, device=chosen)
-        if not quiet:
-            _show(run)
-
-
-def _show(run: "Run") -> None:
-    report = run.path / "report.md"
-    if report.exists():
-        print(report.read_text(encoding="utf-8"))
-    print(f"written to {run.path}; look at it by: tensorboard --logdir {run.path / 'tensorboard'}", file=sys.stderr)
+    carry_out(work, JOBS[command][0], command, config, source, out, root, chosen, quiet)
 
 
 @app.command()

@@ -13,8 +13,10 @@ from gvae.objective import VAEObjective
 from gvae.objectives import OBJECTIVES
 from gvae.pretrain import Training, pretrain
 from gvae.recorder import Recorder
+from gvae.share import ALONE, Share
 from metalearn.augmentation import build_augment
 from metalearn.cache import code_fingerprint, key_of
+from metalearn.errors import DataError
 from metalearn.evaluate import evaluate_features
 from metalearn.extractors import PosteriorMean
 from metalearn.features import extract
@@ -58,11 +60,15 @@ def pretrain_encoder(
     device: str,
     recorder: Recorder,
     monitor: MonitorConfig | None = None,
+    share: Share = ALONE,
 ) -> Path:
     """Pretrain on the training classes, resuming from ``folder/state.pt``; return ``folder/encoder.safetensors``.
 
-    Its metadata says what it saw: dataset, training classes, labels used, augmentation, and the seconds it took.
+    Its metadata says what it saw: dataset, training classes, labels used, augmentation, and the seconds it took. Of
+    several processes the first alone writes. Raises DataError where ``monitor`` cannot have its episodes.
     """
+    if monitor:
+        monitor_sampler(dataset, monitor)  # refuse what would fail after an epoch
     built = build_objective(dataset, objective, model, seed)
     state = folder / "state.pt"
     began = time.monotonic()
@@ -78,7 +84,10 @@ def pretrain_encoder(
         built, images, labels, training=Training(**training.model_dump(exclude={"augmentation"})), seed=seed,
         augment=build_augment(training.augmentation, images.shape[1]), device=device, state=state, recorder=recorder,
         monitor=watch, factors={name: torch.from_numpy(values) for name, values in dataset.train.factors.items()},
+        share=share,
     )  # fmt: skip
+    if not share.first:
+        return folder / ENCODER
     info = {
         "objective": objective.model_dump(mode="json"),
         "labels_used": built.labels_used,
@@ -112,13 +121,25 @@ def forget_state(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def monitor_sampler(dataset: Dataset, monitor: MonitorConfig) -> EpisodeSampler:
+    """Return the episodes of the validation classes; DataError where that part cannot give them."""
+    try:
+        return EpisodeSampler(
+            dataset.val.labels, ways=monitor.ways, shots=monitor.shots, queries=monitor.queries, seed=0,
+            class_names=dataset.val.class_names,
+        )  # fmt: skip
+    except DataError as error:
+        raise DataError(
+            f"monitor: the validation part of {dataset.label} has no such episodes: {error}; or train without them by "
+            "monitor: null"
+        ) from None
+
+
 def validation_accuracy(
     objective: VAEObjective, dataset: Dataset, monitor: MonitorConfig, device: str
 ) -> dict[str, float]:
     """Return the accuracy (fraction) of nearest class mean on episodes of the validation classes; draws nothing."""
-    sampler = EpisodeSampler(
-        dataset.val.labels, ways=monitor.ways, shots=monitor.shots, queries=monitor.queries, seed=0
-    )
+    sampler = monitor_sampler(dataset, monitor)
     features = extract(PosteriorMean(objective.vae), dataset.val, device=device)
     correct = evaluate_features(features, dataset.val.labels, Prototypical(), sampler, monitor.episodes)
     name = f"val/accuracy_{monitor.ways}w{monitor.shots}s"

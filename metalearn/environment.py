@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn import __version__
+from metalearn.processes import started
 
 PACKAGES = (
     "torch", "torchvision", "learn2learn", "numpy", "scipy", "scikit-learn", "pydantic", "tensorboard"
@@ -26,6 +27,7 @@ def describe(device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "device": device_name(device),
+        "processes": started(),
         "packages": {"metalearn": __version__} | {name: version(name) for name in PACKAGES},
     }
 

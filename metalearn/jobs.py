@@ -27,12 +27,19 @@ __all__ = ["extract", "pretrain", "quickstart", "train"]
 
 
 def pretrain(config: PretrainConfig, run: Run, *, data_root: Path, device: str) -> None:
-    """Pretrain one encoder into the run's ``checkpoints/``; a run that was cut goes on from its last state."""
-    dataset = build_dataset(config.dataset, data_root, run.report)
+    """Pretrain one encoder into the run's ``checkpoints/``; a run that was cut goes on from its last state.
+
+    Several processes share the work: the first prepares data before the others open it, and alone writes.
+    """
+    share = run.share
+    with share.after_first():
+        dataset = build_dataset(config.dataset, data_root, run.report)
     path = pretrain_encoder(
         dataset, config.objective, config.model, config.training, config.seed, folder=run.checkpoints, device=device,
-        recorder=run, monitor=config.monitor,
+        recorder=run, monitor=config.monitor, share=share,
     )  # fmt: skip
+    if not share.first:
+        return
     last = {name: value for row in read_metrics(run.path / "metrics.jsonl") for name, value in row.items()}
     validation = {name: value for name, value in last.items() if name.startswith("val/")}
     run.finish({"encoder": str(path.relative_to(run.path)), **validation})

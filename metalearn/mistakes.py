@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gvae.errors import ModelError
 from metalearn.errors import DataError, UserError
+from metalearn.processes import speaks
 
 MISTAKE = 2
 INTERRUPTED = 130
@@ -40,12 +41,15 @@ def explained(debug: bool) -> Iterator[Work]:
     """Turn what a user can get wrong inside the block into a message on stderr and `Stop`.
 
     Mistakes in configs, data, models and the file system end with status 2, an interrupt with 130; `debug` shows
-    the traceback too. Anything else is a bug and passes through.
+    the traceback too. Anything else is a bug and passes through. Of processes that were started together only the first
+    that fails says so: the others have made the same mistake, or miss it.
     """
     work = Work()
     try:
         yield work
     except (Exception, KeyboardInterrupt) as error:
+        if not speaks():
+            raise Stop(MISTAKE) from None
         message = describe(error, work)
         if message is None:
             raise

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel
 
 from gvae.checkpoint import write_atomic
+from gvae.share import ALONE, Share
 from metalearn import config as yaml_config
 from metalearn import environment
 from metalearn.cells import Cell, load_cell, save_cell
@@ -32,12 +33,12 @@ class Run(ScopedRecorder):
     """An open run directory, this process its only owner; as a context manager it closes itself.
 
     `complete`: whether result.json is there; then nothing is left to do. `started_before`: whether an earlier
-    start left things to go on from.
+    start left things to go on from. `share`: of what is worked out, where several processes do it together.
     """
 
-    def __init__(self, path: Path, command: str, lock: IO[str], quiet: bool):
+    def __init__(self, path: Path, command: str, lock: IO[str], quiet: bool, share: Share = ALONE):
         super().__init__(path, "", Record(path / "metrics.jsonl"), make_progress(quiet))
-        self.command, self.quiet = command, quiet
+        self.command, self.quiet, self.share = command, quiet, share
         self.started_before = False
         self._lock = lock
         self._scopes: dict[str, ScopedRecorder] = {}
@@ -138,6 +139,7 @@ def open_run(
     data_root: Path | None = None,
     device: str = "cpu",
     quiet: bool = False,
+    share: Share = ALONE,
 ) -> Run:
     """Open the directory `out` (default ``runs/<stem of source>``) for `command` with the resolved `config`.
 
@@ -153,7 +155,7 @@ def open_run(
     path.mkdir(parents=True, exist_ok=True)
     lock = _lock(path)
     try:
-        run = Run(path, command, lock, quiet)
+        run = Run(path, command, lock, quiet, share)
         run.started_before = is_run(path)
         if run.started_before:
             _check_same(path, command, config)
