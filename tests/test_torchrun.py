@@ -154,7 +154,8 @@ class TestWithoutTorchrun:
     )
     def test_commands_for_one_process_are_refused(self, words, shell):
         said = shell.refused(*words.split())
-        assert "metalearn " + " ".join(words.split()[: 1 + words.startswith("data")]) + " is work for one process, but 2 were" in said
+        name = " ".join(words.split()[: 1 + words.startswith("data")])
+        assert f"error: metalearn {name} is work for one process, but 2 were started (WORLD_SIZE); " in said
         assert "allowed under torchrun: pretrain, and resume of a pretraining; start it without torchrun" in said
 
     def test_so_is_resuming_a_run_of_another_command(self, shell, monkeypatch):
