@@ -90,7 +90,7 @@ def test_a_monitor_whose_episodes_validation_cannot_give_is_refused_before_train
     assert said.endswith("; or train without them by monitor: null\n")
     assert not list((home / "unwatched" / "checkpoints").iterdir())
     assert read_metrics(home / "unwatched" / "metrics.jsonl") == []
-    sprites = PRETRAIN.replace(DATA, "dataset: {kind: sprites, images: 100, split: images}\n")
+    sprites = PRETRAIN.replace(DATA, "dataset: {kind: sprites, images: 300, split: images}\n")
     assert run(home, "pretrain", sprites, "images", monkeypatch) == 2
     assert "or train without them by monitor: null" in capsys.readouterr().err
 
