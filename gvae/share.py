@@ -154,7 +154,8 @@ def _lost() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # torch's own kinds of it, and plain ones from gloo
+        said = str(error).partition(". ")[0]
         raise ModelError(
-            f"another process of this training has ended or cannot be reached ({str(error).splitlines()[0]}); what it "
-            "said itself is why. Resume the run"
+            f"another process of this training has ended or cannot be reached ({said}); "
+            "what it said itself is why. Resume the run"
         ) from error

@@ -45,13 +45,9 @@ app.add_typer(data, name="data")
 
 
 @app.callback(invoke_without_command=True)
-def _common(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
-) -> None:
+def _common(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if version:
         print(f"metalearn {__version__}")
-    with explained(debug=False):
-        require_one(context.invoked_subcommand or "pretrain")
 
 
 @app.command()
@@ -63,6 +59,7 @@ def quickstart(
 ) -> None:
     """Pretrain, benchmark and report on embedded data: no download, under 3 minutes on 2 CPU cores."""
     with explained(debug) as work:
+        require_one("quickstart")
         chosen = choose_device(device)
         from metalearn import jobs
 
@@ -85,6 +82,7 @@ def _config_command(command: str) -> Callable[..., None]:
         debug: Debug = False,
     ) -> None:
         with explained(debug) as work:
+            require_one(command)
             from metalearn.config import load_config
             from metalearn.schema import CONFIGS
 
@@ -121,6 +119,7 @@ def resume(
         from metalearn.schema import CONFIGS
 
         start = read_start(directory)
+        require_one(start["command"])
         recorded = Path(start["data_root"]) if start["data_root"] else None
         config = load_config(directory / "resolved.yaml", CONFIGS[start["command"]])
         _carry_out(work, start["command"], config, None, directory, data_root or recorded, device, quiet)
@@ -137,7 +136,6 @@ def _carry_out(
     quiet: bool,
 ) -> None:
     """Let the job of `command` do what `config` describes, in its run."""
-    require_one(command)
     root = find_data_root(data_root)
     chosen = choose_device(device)
     from metalearn.launch import carry_out
@@ -154,6 +152,7 @@ def report(
 ) -> None:
     """Print one paired comparison over finished benchmarks."""
     with explained(debug):
+        require_one("report")
         from metalearn.render import render
         from metalearn.report import merge
 
@@ -167,6 +166,7 @@ def list_(
 ) -> None:
     """List what a config can name."""
     with explained(debug):
+        require_one("list")
         from metalearn.listing import listing
 
         print(listing(kind))
@@ -176,6 +176,7 @@ def list_(
 def data_list(data_root: DataRoot = None, debug: Debug = False) -> None:
     """List the datasets and which are ready under the data root."""
     with explained(debug):
+        require_one("data list")
         from metalearn.data import overview
 
         print(overview(find_data_root(data_root)))
@@ -201,6 +202,7 @@ def _with_dataset(
     job: str, name: str, assignments: list[str] | None, data_root: Path | None, quiet: bool, debug: bool
 ) -> None:
     with explained(debug):
+        require_one(f"data {job}")
         from metalearn import data as work
         from metalearn.config import override
         from metalearn.progress import make_progress

@@ -14,7 +14,6 @@ from metalearn.errors import UserError
 if TYPE_CHECKING:
     from gvae.share import Share
 
-ALLOWED = ("pretrain", "resume")
 _TOLD = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _WAIT = timedelta(hours=6)  # for process 0 to prepare data or to validate; torchrun ends all when one has died
 _SAY = timedelta(seconds=20)
@@ -25,9 +24,9 @@ def started() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
-def require_one(command: str, allowed: tuple[str, ...] = ALLOWED) -> None:
-    """Raise UserError for a command that several processes do not share."""
-    if started() > 1 and command not in allowed:
+def require_one(command: str) -> None:
+    """Raise UserError where several processes were started for a command that they cannot share."""
+    if started() > 1 and command != "pretrain":
         raise UserError(
             f"metalearn {command} is work for one process, but {started()} were started (WORLD_SIZE); allowed under "
             "torchrun: pretrain, and resume of a pretraining; start it without torchrun"

@@ -82,6 +82,19 @@ def test_pretrain_leaves_an_encoder_and_says_what_it_saw(encoder):
     assert rows[-1]["step"] == 2 * (240 // 32) and any("train/light" in row for row in rows)
 
 
+def test_a_monitor_whose_episodes_validation_cannot_give_is_refused_before_training(home, monkeypatch, capsys):
+    text = PRETRAIN.replace("ways: 3", "ways: 9")
+    assert run(home, "pretrain", text, "unwatched", monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert "error: monitor: the validation part of glyphs/random has no such episodes: ways=9, but the data has" in said
+    assert said.endswith("; or train without them by monitor: null\n")
+    assert not list((home / "unwatched" / "checkpoints").iterdir())
+    assert read_metrics(home / "unwatched" / "metrics.jsonl") == []
+    sprites = PRETRAIN.replace(DATA, "dataset: {kind: sprites, images: 300, split: images}\n")
+    assert run(home, "pretrain", sprites, "images", monkeypatch) == 2
+    assert "or train without them by monitor: null" in capsys.readouterr().err
+
+
 def test_extract_writes_the_features_of_every_part(home, encoder, monkeypatch):
     assert run(home, "extract", EXTRACT.replace("PATH", str(encoder)), "features", monkeypatch) == 0
     for part, classes in {"train": 24, "val": 8, "test": 8}.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import in_shares
 import pytest
+import torch
 
 from gvae.errors import ModelError
 from gvae.share import ALONE, Processes
@@ -82,6 +83,28 @@ def test_a_process_that_is_given_another_training_says_so(found):
         "process 1 was given another training than process 0: seed is 0 there and 1 here; "
         "give every process the same config, data and version"
     )
+
+
+def test_a_process_that_is_gone_is_said_and_a_full_device_stays_what_it_is(monkeypatch):
+    share = Processes.__new__(Processes)
+    share.rank, share.processes = 0, 2
+
+    def fail(error):
+        def all_reduce(tensor):
+            raise error
+
+        monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+
+    fail(RuntimeError("[pair.cc:545] Read error: Connection reset by peer. This is typically\nmore"))
+    with pytest.raises(ModelError) as caught:
+        share.mean(torch.ones(2))
+    assert str(caught.value) == (
+        "another process of this training has ended or cannot be reached ([pair.cc:545] Read error: Connection reset "
+        "by peer); what it said itself is why. Resume the run"
+    )
+    fail(torch.OutOfMemoryError("full"))
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        share.mean(torch.ones(2))
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
