@@ -36,7 +36,7 @@ def meta_trained(
         learner, dataset.train, dataset.val, ways=budget.ways, shots=budget.shots, queries=budget.queries,
         meta_batch=budget.meta_batch, iterations=budget.iterations, learning_rate=budget.learning_rate, seed=seed,
         eval_every=budget.eval_every, eval_episodes=budget.eval_episodes,
-        augment=build_augment(budget.augmentation, dataset.train.image_shape[0]), device=device, state=state,
-        recorder=recorder,
+        augment=build_augment(budget.augmentation, dataset.train.image_shape[0]), tasks_at_once=budget.tasks_at_once,
+        device=device, state=state, recorder=recorder,
     )  # fmt: skip
     return learner, "finetuned" if extractor.pretrained else "end_to_end"

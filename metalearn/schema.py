@@ -89,10 +89,7 @@ class MonitorConfig(Settings):
 
 
 class MetaBudgetConfig(Settings):
-    """Episodic training on the training classes, selected on validation classes; ways and shots are given elsewhere.
-
-    `augmentation`: of support and query images of training episodes, options of `gvae.augment.Augment`.
-    """
+    """Episodic training but for its ways and shots: what `metalearn.train.meta_train` takes, see there."""
 
     queries: Count = 15
     meta_batch: Count = 16
@@ -101,6 +98,7 @@ class MetaBudgetConfig(Settings):
     eval_every: Count = 100
     eval_episodes: Count = 200
     augmentation: Augmentation = None
+    tasks_at_once: Count | None = None
 
 
 class MetaTrainingConfig(MetaBudgetConfig):

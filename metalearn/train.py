@@ -1,9 +1,11 @@
 """Episodic meta-training: Adam over batches of training episodes, the checkpoint chosen on validation episodes."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +50,24 @@ def meta_train(
     eval_every: int,
     eval_episodes: int,
     augment: Augment | None = None,
+    tasks_at_once: int | None = None,
     device: str | torch.device = "cpu",
     state: Path | None = None,
     recorder: Recorder | None = None,
 ) -> MetaTrained:
-    """Minimise the mean ``learner.meta_loss`` over ``meta_batch`` training episodes, ``iterations`` times, by Adam.
+    """Minimise the mean ``learner.meta_losses`` over ``meta_batch`` training episodes, ``iterations`` times, by Adam.
 
     Every ``eval_every`` iterations and at the end, ``eval_episodes`` validation episodes are answered; the learner is
     left with the weights that answered best (the earliest of equals), on ``device``, in eval mode. Episodes depend on
     ``seed`` and the iteration alone, and so does what ``augment`` makes of each of their support and query images;
-    validation images stay as they are. With ``state``, a file, training goes on where that file stands, to exactly
-    what an uninterrupted run gives (bitwise on a CPU); it is written after each validation.
+    validation images stay as they are. ``tasks_at_once``: how many episodes of a meta-batch are in memory together, by
+    default what ``learner.tasks_at_once`` says; it changes memory, speed and rounding. With ``state``, a file, training
+    goes on where that file stands, to exactly what an uninterrupted run gives (bitwise on a CPU, with the same
+    ``tasks_at_once``); it is written after each validation.
 
-    Raises UserError when nothing can be trained, when ``state`` is of another training, and on a loss or gradient
-    that is not finite: before the optimiser's step, naming iteration and task. ModelError for a broken ``state``.
+    Raises UserError when nothing can be trained, when ``state`` is of another training, and, before the optimiser's
+    step, on a loss or gradient that is not finite, naming iteration and task, and when memory does not suffice.
+    ModelError for a broken ``state``.
     """
     recorder = recorder or Recorder()
     learner = learner.to(device).train()
@@ -83,7 +89,7 @@ def meta_train(
 
     for iteration in range(done, iterations):
         with reproducible(seed, iteration, device):
-            loss, accuracy = meta_step(learner, optimizer, episodes, iteration, meta_batch)
+            loss, accuracy = meta_step(learner, optimizer, episodes, iteration, meta_batch, tasks_at_once)
         recorder.scalars(iteration + 1, {"train/loss": loss, "train/accuracy": accuracy})
         if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
             with located(f"validation after iteration {iteration}"):
@@ -116,27 +122,63 @@ def meta_step(
     episodes: Iterator[Episode],
     iteration: int,
     meta_batch: int,
+    tasks_at_once: int | None = None,
 ) -> tuple[float, float]:
     """One optimiser step on the next ``meta_batch`` episodes; return the mean loss and the mean accuracy.
 
-    Raises UserError, before the step, on a loss or gradient that is not finite.
+    ``tasks_at_once``: how many episodes are in memory together, by default what ``learner.tasks_at_once`` says.
+    Raises UserError, before the step, on a loss or gradient that is not finite and when memory does not suffice.
     """
     optimizer.zero_grad()
-    total, correct, asked = 0.0, 0, 0
-    for task in range(meta_batch):
-        support, labels, query, truth = next(episodes)
-        where = f"meta-training stopped at iteration {iteration}, task {task}"
-        with located(where):
-            loss, right = learner.meta_loss(support, labels, query, truth)
-        if not loss.isfinite():
-            raise UserError(f"{where}: the loss is {loss.item()}; lower learning_rate, or inner_lr where there is one")
-        (loss / meta_batch).backward()
-        total, correct, asked = total + loss.item() / meta_batch, correct + right, asked + len(truth)
-    for name, parameter in learner.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
-            raise UserError(f"meta-training stopped at iteration {iteration}: the gradient of {name} is not finite")
+    where = f"meta-training stopped at iteration {iteration}"
+    batch, found = list(islice(episodes, meta_batch)), []
+    support, labels, query, truth = batch[0]
+    at_once = tasks_at_once or learner.tasks_at_once(len(support) + len(query), support.device) or meta_batch
+    for first in range(0, meta_batch, at_once):
+        chunk = batch[first : first + at_once]
+        supports, queries = (torch.stack([episode[place] for episode in chunk]) for place in (0, 2))
+        with enough_memory(where, len(chunk)):
+            try:
+                losses, correct = learner.meta_losses(supports, labels, queries, truth)
+            except UserError:
+                explain(learner, chunk, where, first)
+                raise
+            (losses.sum() / meta_batch).backward()
+        found.append((losses.detach(), correct))
+    losses, correct = (torch.cat(each) for each in zip(*found, strict=True))
+    for task, loss in enumerate(losses.tolist()):
+        if not math.isfinite(loss):
+            explain(learner, batch[task : task + 1], where, task)
+            raise UserError(
+                f"{where}, task {task}: the loss is {loss}; lower learning_rate, or inner_lr where there is one"
+            )
+    gradients = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
+    finite = torch.stack([gradient.isfinite().all() for gradient in gradients.values()]).tolist()
+    for name, fine in zip(gradients, finite, strict=True):
+        if not fine:
+            raise UserError(f"{where}: the gradient of {name} is not finite")
     optimizer.step()
-    return total, correct / asked
+    return float(losses.mean()), int(correct.sum()) / (meta_batch * len(truth))
+
+
+def explain(learner: Learner, episodes: list[Episode], where: str, first: int) -> None:
+    """Raise what is wrong with the first of some episodes, numbered from ``first``, that something is wrong with."""
+    for task, episode in enumerate(episodes, first):
+        with located(f"{where}, task {task}"):
+            learner.meta_loss(*episode)
+
+
+@contextmanager
+def enough_memory(where: str, tasks: int) -> Iterator[None]:
+    """Say which setting to lower when memory does not suffice inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch's error on a CPU has no class of its own
+        words = str(error)
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in words:
+            raise
+        lower = f"tasks_at_once (now {tasks})" if tasks > 1 else "queries, shots or adapt_steps (tasks_at_once is 1)"
+        raise UserError(f"{where}: out of memory; lower {lower}: {words.splitlines()[0] if words else ''}") from error
 
 
 def resume(

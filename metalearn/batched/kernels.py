@@ -16,7 +16,7 @@ Pair = tuple[int, int]
 
 
 class Windows(Function):
-    """What a convolution sees at each place: maps (n, h, w, c) to (n, oh, ow, kh * kw * c). Linear, as is its adjoint."""
+    """What a convolution sees at each place: maps (n, h, w, c) to (n, oh, ow, kh * kw * c). Linear."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
@@ -73,25 +73,62 @@ def inside(offset: int, size: int, count: int, stride: int, padding: int) -> tup
     return slice(first, last + 1), slice(start, start + stride * (last - first) + 1, stride)
 
 
-def product(
-    rows: Float[Tensor, "b m k"], weight: Float[Tensor, "*b k o"], bias: Float[Tensor, "*b o"] | None
-) -> Float[Tensor, "b m o"]:
-    """Rows of every task times its weight, plus its bias; weight and bias of all tasks where they have no task axis."""
+def product(rows: Float[Tensor, "b m k"], weight: Float[Tensor, "*b k o"]) -> Float[Tensor, "b m o"]:
+    """Rows of every task times its weight, or the weight of all where it has no axis of tasks."""
     if weight.dim() == 3:
-        return torch.bmm(rows, weight) if bias is None else torch.baddbmm(_column(bias), rows, weight)
-    out = rows.flatten(0, 1) @ weight
-    out = out.view(len(rows), -1, out.shape[-1])
-    return out if bias is None else out + _column(bias)
+        return Product.apply(rows, weight)
+    return (rows.flatten(0, 1) @ weight).view(*rows.shape[:2], -1)
 
 
-def _column(bias: Tensor) -> Tensor:
-    return bias[:, None] if bias.dim() == 2 else bias
+class Product(Function):
+    """A batched matrix product; autograd's own makes transposed gradients in the second derivative, which is slower."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
+        """(b, m, k) times (b, k, o)."""
+        ctx.save_for_backward(rows, weight)
+        return torch.bmm(rows, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """See `ProductGradient`."""
+        return ProductGradient.apply(gradient, *ctx.saved_tensors, *ctx.needs_input_grad)
+
+
+class ProductGradient(Function):
+    """Gradients of `Product` to rows and weight, where they are needed; differentiable once more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gradient: Tensor, rows: Tensor, weight: Tensor, to_rows: bool, to_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``gradient weight'`` and ``rows' gradient``."""
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(gradient, rows, weight)
+        return (
+            torch.bmm(gradient, weight.mT) if to_rows else None,
+            torch.bmm(rows.mT, gradient) if to_weight else None,
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, u: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Derivatives of ``<u, to rows> + <v, to weight>``."""
+        gradient, rows, weight = ctx.saved_tensors
+        to_gradient = to_rows = to_weight = None
+        if u is not None:
+            to_gradient = torch.bmm(u, weight)
+            to_weight = torch.bmm(u.mT, gradient) if ctx.needs_input_grad[2] else None
+        if v is not None:
+            to_gradient = torch.bmm(rows, v) if to_gradient is None else to_gradient.baddbmm_(rows, v)
+            to_rows = torch.bmm(gradient, v.mT) if ctx.needs_input_grad[1] else None
+        return to_gradient, to_rows, to_weight, None, None
 
 
 class Norm(Function):
     """Batch norm over the rows of each task, then perhaps ReLU: (b, m, o), scale and shift (b, o).
 
-    Ioffe & Szegedy 2015, algorithm 1. The gradient (`NormGradient`) is differentiable once more, through the statistics.
+    Ioffe & Szegedy 2015, algorithm 1. `NormGradient` is differentiable once more, through the statistics.
     """
 
     @staticmethod
@@ -127,7 +164,7 @@ class NormGradient(Function):
         deviation: Tensor,
         positive: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """With d the gradient behind ReLU: ``gain (d - mean d - normed mean(d normed))``, ``sum d normed``, ``sum d``."""
+        """With d the gradient behind ReLU: ``gain (d - mean d - normed mean(d normed))``, and sums of d normed, d."""
         count = rows.shape[1]
         d = _cut(gradient, positive)
         mean, along = d.mean(1, keepdim=True), (d * normed).mean(1, keepdim=True)

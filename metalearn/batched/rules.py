@@ -85,7 +85,8 @@ def arithmetic(func: Any, a: Any, b: Any, **kwargs: Any) -> Tasks:
             if one.run is not x.run or one.dim() != x.dim() or one.shape[0] != x.shape[0]:
                 raise NoRule(f"no rule for {name_of(func)} of values of other shapes")
             return one.plain
-        if isinstance(one, Tensor) and (one.requires_grad or one.dim() > x.dim() or (one.dim() == x.dim() and one.shape[0] != 1)):
+        each = isinstance(one, Tensor) and (one.dim() > x.dim() or (one.dim() == x.dim() and len(one) != 1))
+        if isinstance(one, Tensor) and (one.requires_grad or each):
             raise NoRule(f"no rule for {name_of(func)} with a parameter or a tensor of all images")
         return one
 
@@ -154,8 +155,8 @@ _METHODS = ("size", "dim", "numel", "__len__", "is_floating_point", "is_complex"
 _POINTWISE = (
     F.leaky_relu, F.elu, F.gelu, F.silu, F.softplus, F.hardtanh, F.relu6, F.tanh, F.sigmoid, torch.tanh, torch.sigmoid,
     torch.exp, torch.abs, torch.square, torch.sqrt, Tensor.tanh, Tensor.sigmoid, Tensor.exp, Tensor.abs, Tensor.square,
-    Tensor.sqrt, Tensor.clamp, torch.clamp, Tensor.pow, Tensor.__pow__, Tensor.__neg__, Tensor.neg, torch.neg, torch.max_pool2d, F.max_pool2d,
-    F.avg_pool2d, F.adaptive_avg_pool2d, Tensor.contiguous,
+    Tensor.sqrt, Tensor.clamp, torch.clamp, Tensor.pow, Tensor.__pow__, Tensor.__neg__, Tensor.neg, torch.neg,
+    torch.max_pool2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, Tensor.contiguous,
 )  # fmt: skip
 _ARITHMETIC = (
     torch.add, torch.sub, torch.mul, torch.div, Tensor.add, Tensor.sub, Tensor.mul, Tensor.div, Tensor.__add__,

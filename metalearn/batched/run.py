@@ -126,12 +126,12 @@ class Layer:
 
     def value(self, relu: bool) -> Tensor:
         """The layer by itself."""
-        bias = None if self.bias is None else self.run.weight(self.bias)
-        return self.shaped(self.product(bias), relu)
+        bias = None if self.bias is None else self.run.vector(self.bias)[:, None]
+        return self.shaped(self.product() if bias is None else self.product() + bias, relu)
 
-    def product(self, bias: Tensor | None = None) -> Tensor:
-        """The product, (b, m, o)."""
-        return self.rows.matrix if self.weight is None else product(self.rows.matrix, self.run.weight(self.weight), bias)
+    def product(self) -> Tensor:
+        """The rows times the weight, (b, m, o)."""
+        return self.rows.matrix if self.weight is None else product(self.rows.matrix, self.run.weight(self.weight))
 
     def normed(self, scale: Tensor, shift: Tensor, eps: float, relu: bool) -> Tensor:
         """Normalised by each task's own statistics, which take a bias away again: it gets zeros for a gradient."""
@@ -154,12 +154,12 @@ class Layer:
             shift = shift + self.run.vector(self.bias) * scale
         if self.first and self.weight is not None:
             weight = torch.cat([self.run.weight(self.weight) * scale[:, None], shift[:, None]], 1)
-            return self.shaped(torch.bmm(self.rows.extended, weight), relu)
+            return self.shaped(product(self.rows.extended, weight), relu)
         return self.shaped(torch.addcmul(shift[:, None], self.product(), scale[:, None]), relu)
 
     def shaped(self, rows: Tensor, relu: bool) -> Tensor:
         """(b, m, o) as the value's shape, channels last in memory."""
-        rows = rows.relu_() if relu else rows
+        rows = rows.relu() if relu else rows
         if len(self.shape) == 2:
             return rows.reshape(self.shape)
         count, channels, height, width = self.shape

@@ -21,8 +21,8 @@ class NoRule(Exception):
 class Tasks(Tensor):
     """Maps (tasks * each, c, h, w), channels last in memory, or features (tasks * each, d), of some tasks.
 
-    ``run``: the `Run` they are in. ``source``: the `Layer` whose value this is. ``kept``: what is kept of images between
-    passes.
+    ``run``: the `Run` they are in. ``source``: the `Layer` whose value this is. ``kept``: what is kept of images
+    between passes.
     """
 
     run: Any
@@ -66,7 +66,7 @@ class Tasks(Tensor):
             return rule(func, *args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """Whatever comes here went past the table."""
         raise NoRule(f"no rule for {func}")
 

@@ -20,8 +20,9 @@ LEARNERS: dict[str, type[Learner] | str] = {
     "nearest_neighbour": NearestNeighbour,
     "ridge": Ridge,
     "logistic": Logistic,
-    "maml": "metalearn.gradient:MAML",  # by name: learn2learn is imported only when used
+    "maml": "metalearn.gradient:MAML",
     "anil": "metalearn.gradient:ANIL",
+    "meta_sgd": "metalearn.gradient:MetaSGD",
 }
 
 
