@@ -17,9 +17,13 @@ import ctypes
 import os
 from collections.abc import Callable
 
-import metalearn  # noqa: F401  (before torch: it says how torch's threads wait)
+import metalearn  # before torch: it says how its threads wait
 
 # isort: split
+import metalearn.learn2learn_loop  # noqa: F401  (before learn2learn: it hushes gym)
+
+# isort: split
+import learn2learn
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,7 +34,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gvae.trunks.few_shot import Conv4Encoder
 from metalearn.learners import Learner, make_learner
-from metalearn.learn2learn_loop import learn2learn
 
 WAYS, LR = 5, 0.4
 Task = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -46,6 +49,7 @@ class Omniglot(nn.Module):
         self.features = learn2learn.vision.models.OmniglotCNN(WAYS).features
 
     def forward(self, images: Tensor) -> Tensor:
+        """Features (n, 64)."""
         return self.features(images)
 
 
@@ -60,6 +64,7 @@ class Convnet(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Features (n, 64)."""
         return self.layers(images).flatten(1)
 
 
@@ -122,7 +127,7 @@ def ours(learner: Learner, batch: Task) -> Callable[[], float]:
         for some, queries in zip(support.split(at_once), query.split(at_once), strict=True):
             losses, _ = learner.meta_losses(some, labels, queries, truth)
             losses.sum().backward()
-            total += float(losses.sum())
+            total += float(losses.detach().sum())
         return total
 
     return step

@@ -15,7 +15,6 @@ from metalearn.learners.base import Classifier, Learner, class_counts, count_cor
 from metalearn.norms import BatchNorm, batch_norms, frozen, running_norms
 
 Engine = Literal["auto", "batched", "learn2learn"]
-CHUNK = 160  # images of a chunk of tasks on a CPU, by benchmarks/meta_step.py
 Moved = tuple[Weights, Norms, Float[Tensor, "b"]]
 """Weights of every task, the norms its queries see, and what is finite if its inner gradients were."""
 
@@ -37,8 +36,8 @@ class MAML(Learner):
     ``transductive`` is true if there is a batch norm.
 
     ``engine``: ``batched`` runs the inner loops of many tasks at once, ``learn2learn`` one by one; gradients are equal.
-    ``auto`` is ``batched``, which is several times as fast (benchmarks/meta_step.py), where there is a rule for all that
-    the network does (metalearn/batched/rules.py), else ``learn2learn``, and ``unbatched`` then says why.
+    ``auto`` is ``batched``, several times as fast (benchmarks/meta_step.py), where there is a rule for all that the
+    network does (metalearn/batched/rules.py), else ``learn2learn``, and ``unbatched`` then says why.
 
     Raises UserError for an extractor without ``feature_dim``, for another number of classes than ``ways``, for
     ``batched`` without rules, and when a parameter gets no gradient in the inner loop or one that is not finite.
@@ -48,6 +47,7 @@ class MAML(Learner):
     meta_trained = True
     name: ClassVar[str] = "maml"
     learned_rates: ClassVar[bool] = False
+    images_at_once: ClassVar[int] = 160
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class MAML(Learner):
         """``meta_losses`` of all tasks at once. Raises NoRule for a network without rules."""
         norms = self.norms(torch.cat([support, query], 1) if self.training else None)
         weights, norms, checks = self.moved(support, labels, norms, self.adapt_steps, not self.first_order)
-        logits = inner.answers(self.network, query, weights, norms)
+        logits = inner.answers(self.network, query, weights, norms, once=True)
         losses = inner.task_losses(logits, truth)
         return losses.where(checks.isfinite(), torch.nan), (logits.argmax(-1) == truth).sum(-1)
 
@@ -196,10 +196,10 @@ class MAML(Learner):
         self.unbatched = str(reason)
 
     def tasks_at_once(self, images: int, device: torch.device) -> int | None:
-        """Tasks of about 160 images together on a CPU, where more leave the cache; all on other devices."""
+        """On a CPU, where more would leave the cache, tasks of ``images_at_once`` images together; elsewhere all."""
         if self.unbatched:
             return super().tasks_at_once(images, device)
-        return max(1, CHUNK // images) if device.type == "cpu" else None
+        return max(1, self.images_at_once // images) if device.type == "cpu" else None
 
     def check_ways(self, labels: Int[Tensor, "n"]) -> None:
         """Raise UserError unless the support set has as many classes as the head, equally many images of each."""
@@ -216,12 +216,13 @@ class ANIL(MAML):
 
     reference = "Raghu et al. 2020, Rapid Learning or Feature Reuse?, ICLR, arXiv 1909.09157"
     name = "anil"
+    images_at_once = 640
 
     def moved(self, images: Tensor, labels: Tensor, norms: Norms, steps: int, second_order: bool) -> Moved:
         """One extractor for all tasks, and heads after so many steps on the support sets' features."""
         extractor = inner.for_all(self.extractor.parameters())
         seen = Norms(seen=[]) if self.batch_norm == "support" else norms
-        features = inner.answers(self.extractor, images, extractor, seen)
+        features = inner.answers(self.extractor, images, extractor, seen, once=True)
         heads, checks = self.stepped(self.head, features, labels, norms, None, steps, second_order)
         return extractor | heads, frozen(seen) if self.batch_norm == "support" else norms, checks
 

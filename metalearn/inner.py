@@ -59,13 +59,14 @@ def answers(
     weights: Weights,
     norms: Norms,
     kept: dict[object, Rows] | None = None,
+    once: bool = False,
 ) -> Float[Tensor, "b n out"]:
     """What a network makes of the images of each task with its weights; its own weights and buffers stay.
 
-    ``kept``: see ``metalearn.batched.run.forward``. Raises NoRule when the network does what there is no rule for.
+    ``kept`` and ``once``: see ``metalearn.batched.run.forward``. Raises NoRule where there is no rule for what it does.
     """
     with evaluating(network):
-        return forward(network, images, weights, norms, kept)
+        return forward(network, images, weights, norms, kept, once)
 
 
 def for_each(parameters: Iterable[Tensor], tasks: int) -> Weights:

@@ -31,7 +31,7 @@ def running_norms(extractor: nn.Module, images: Float[Tensor, "b n *shape"] | No
         return Norms({key: (part.running_mean[None], part.running_var[None]) for key, part in layers.items()})
     pass_ = Norms(seen=[])
     with torch.no_grad():
-        answers(extractor, images, for_all(extractor.parameters()), pass_)
+        answers(extractor, images, for_all(extractor.parameters()), pass_, once=True)
         after: dict[int, tuple[list[Tensor], list[Tensor]]] = {key: ([], []) for key in layers}
         for task in range(len(images)):
             for running_mean, (mean, variance), rows in pass_.seen or ():

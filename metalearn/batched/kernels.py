@@ -13,6 +13,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 Pair = tuple[int, int]
+Place = tuple[Pair, Pair, Pair]
+"""Kernel, stride and padding."""
 
 
 class Windows(Function):

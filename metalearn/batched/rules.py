@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn.batched.kernels import Pair, Windows, places
+from metalearn.batched.kernels import Pair, Place, places
 from metalearn.batched.run import Layer, Rows
 from metalearn.batched.values import NoRule, Tasks, name_of
 
@@ -24,12 +24,11 @@ def convolution(
     kernel: Pair = (weight.shape[2], weight.shape[3])
     shape = (x.shape[0], weight.shape[0], *places(x.shape[2:], kernel, pair(stride), pair(padding)))
 
-    place = (kernel, pair(stride), pair(padding))
+    place: Place = (kernel, pair(stride), pair(padding))
 
     rows = None if x.kept is None else x.kept.get(place)
     if rows is None:
-        maps = x.plain.permute(0, 2, 3, 1).contiguous()
-        rows = Rows(Windows.apply(maps, *place).view(x.run.tasks, -1, weight[0].numel()))
+        rows = Rows(x.run.tasks, maps=x.plain.permute(0, 2, 3, 1).contiguous(), place=place)
     if x.kept is not None:
         x.kept[place] = rows
     return product(x, rows, shape, weight, bias)
@@ -39,7 +38,7 @@ def linear(func: Any, x: Tasks, weight: Tensor, bias: Any = None) -> Tasks:
     """F.linear of features."""
     if x.dim() != 2:
         raise NoRule(f"no rule for a linear layer on {x.dim()} dimensions")
-    return product(x, Rows(x.plain.unflatten(0, (x.run.tasks, -1))), (x.shape[0], weight.shape[0]), weight, bias)
+    return product(x, Rows(x.run.tasks, x.plain), (x.shape[0], weight.shape[0]), weight, bias)
 
 
 def product(x: Tasks, rows: Rows, shape: tuple[int, ...], weight: Tensor, bias: Any) -> Tasks:

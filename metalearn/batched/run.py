@@ -1,6 +1,6 @@
 """One pass of a network over the images of all tasks: whose weights, whose statistics, and layers not computed yet."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn.batched.kernels import Norm, product
+from metalearn.batched.convolution import Convolution
+from metalearn.batched.kernels import Norm, Place, Windows, product
 from metalearn.batched.values import NoRule, Tasks
 
 Statistics = tuple[Tensor, Tensor]
@@ -37,6 +38,7 @@ class Run:
     device: torch.device
     weights: Mapping[int, Tensor]
     norms: Norms
+    once: bool = False
     place: int = 0
 
     def weight(self, parameter: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ class Run:
             return Tasks(tuple(x.shape), self, lambda relu: layer.normed(scale, shift, eps, relu))
         statistics = statistics or layer.statistics()
         if self.norms.seen is not None:
-            self.norms.seen.append((running_mean, statistics, layer.rows.matrix.shape[1]))
+            self.norms.seen.append((running_mean, statistics, layer.count))
         mean, variance = statistics
         scale = scale * (variance + eps).rsqrt()
         return Tasks(tuple(x.shape), self, lambda relu: layer.scaled(scale, shift - mean * scale, relu))
@@ -74,8 +76,33 @@ class Run:
 class Rows:
     """What a layer multiplies, (b, m, k); of the first layer kept for all passes over the same images."""
 
-    def __init__(self, matrix: Tensor):
-        self.matrix = matrix
+    def __init__(self, tasks: int, values: Any = None, maps: Tensor | None = None, place: Place | None = None):
+        self.tasks, self.values, self.maps, self.place = tasks, values, maps, place
+
+    @property
+    def constant(self) -> bool:
+        """Whether no gradient goes to them."""
+        return not any(one is not None and one.requires_grad for one in (self.values, self.maps))
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        if self.maps is None or self.place is None:
+            return self.values.shape[-1]
+        return self.place[0][0] * self.place[0][1] * self.maps.shape[-1]
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """The rows of each task, (b, m, k)."""
+        if self.maps is None or self.place is None:
+            return self.values.reshape(self.tasks, -1, self.values.shape[-1])
+        return Windows.apply(self.maps, *self.place).view(self.tasks, -1, self.width)
+
+    def times(self, weight: Tensor, once: bool) -> Tensor:
+        """The rows times a weight, (b, m, o); ``once``: to be differentiated once only."""
+        if once and weight.dim() == 2 and self.maps is not None:
+            return Convolution.apply(self.maps, weight, self.place).view(self.tasks, -1, weight.shape[-1])
+        return product(self.matrix, weight)
 
     @cached_property
     def extended(self) -> Tensor:
@@ -108,7 +135,7 @@ class Layer:
         """A computed value as a layer."""
         plain = x.plain
         last = plain.permute(0, 2, 3, 1) if plain.dim() == 4 else plain
-        return Layer(x.run, tuple(x.shape), Rows(last.reshape(x.run.tasks, -1, plain.shape[1])))
+        return Layer(x.run, tuple(x.shape), Rows(x.run.tasks, last))
 
     @property
     def first(self) -> bool:
@@ -116,13 +143,16 @@ class Layer:
 
         For rows x with mean and covariance C, a channel w has the mean ``mean . w`` and the variance ``w' C w``.
         """
-        if self.weight is None or self.rows.matrix.requires_grad:
-            return False
-        return self.rows.matrix.shape[-1] <= self.shape[1]
+        return self.weight is not None and self.rows.constant and self.rows.width <= self.shape[1]
+
+    @property
+    def count(self) -> int:
+        """Values of a channel in a task."""
+        return torch.Size(self.shape).numel() // (self.run.tasks * self.shape[1])
 
     def ones(self) -> Tensor:
         """A scale that changes nothing."""
-        return self.rows.matrix.new_ones(self.run.tasks, self.shape[1])
+        return torch.ones(self.run.tasks, self.shape[1], dtype=self.run.dtype, device=self.run.device)
 
     def value(self, relu: bool) -> Tensor:
         """The layer by itself."""
@@ -131,7 +161,7 @@ class Layer:
 
     def product(self) -> Tensor:
         """The rows times the weight, (b, m, o)."""
-        return self.rows.matrix if self.weight is None else product(self.rows.matrix, self.run.weight(self.weight))
+        return self.rows.matrix if self.weight is None else self.rows.times(self.run.weight(self.weight), self.run.once)
 
     def normed(self, scale: Tensor, shift: Tensor, eps: float, relu: bool) -> Tensor:
         """Normalised by each task's own statistics, which take a bias away again: it gets zeros for a gradient."""
@@ -158,8 +188,9 @@ class Layer:
         return self.shaped(torch.addcmul(shift[:, None], self.product(), scale[:, None]), relu)
 
     def shaped(self, rows: Tensor, relu: bool) -> Tensor:
-        """(b, m, o) as the value's shape, channels last in memory."""
-        rows = rows.relu() if relu else rows
+        """(b, m, o), made here, as the value's shape, channels last in memory."""
+        if relu:
+            rows = rows.relu() if self.weight is None else rows.relu_()
         if len(self.shape) == 2:
             return rows.reshape(self.shape)
         count, channels, height, width = self.shape
@@ -174,14 +205,15 @@ def stored(parameter: Tensor) -> Tensor:
 
 
 def forward(
-    network: Any, images: Tensor, weights: Mapping[int, Tensor], norms: Norms, kept: dict[Hashable, Rows] | None = None
+    network: Any, images: Tensor, weights: Mapping[int, Tensor], norms: Norms, kept: Any = None, once: bool = False
 ) -> Tensor:
     """What a network in eval mode makes of the images (b, n, ...) of b tasks: (b, n, ...).
 
     ``kept``: a dict that is given again for the same images, so that what depends on them alone is computed once.
+    ``once``: there will be no second derivative, which saves time and memory where tasks share a convolution.
     Raises NoRule for a network that does what the table has no rule for.
     """
-    run = Run(len(images), images.dtype, images.device, weights, norms)
+    run = Run(len(images), images.dtype, images.device, weights, norms, once)
     flat = images.flatten(0, 1)
     x = Tasks(tuple(flat.shape), run, flat)
     x.kept = kept
