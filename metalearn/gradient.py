@@ -209,10 +209,7 @@ class MAML(Learner):
 
 
 class ANIL(MAML):
-    """Almost no inner loop: as ``MAML``, but only the head takes the inner steps; the extractor is meta-learned.
-
-    Raghu et al. 2020, section 4. Options and errors are those of ``MAML``.
-    """
+    """Almost no inner loop (Raghu et al. 2020, section 4): as ``MAML``, but only the head takes the inner steps."""
 
     reference = "Raghu et al. 2020, Rapid Learning or Feature Reuse?, ICLR, arXiv 1909.09157"
     name = "anil"
