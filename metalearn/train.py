@@ -18,7 +18,7 @@ from gvae.recorder import Recorder
 from gvae.seeds import seeded
 from metalearn.errors import UserError
 from metalearn.evaluate import episode_images, evaluate_images, located
-from metalearn.learners.base import Learner
+from metalearn.learners.base import EpisodeError, Learner
 from tasks.episodes import EpisodeSampler
 from tasks.resident import DeviceImages
 from tasks.splits import Partition
@@ -140,18 +140,16 @@ def meta_step(
         with enough_memory(where, len(chunk)):
             try:
                 losses, correct = learner.meta_losses(supports, labels, queries, truth)
-            except UserError:
-                explain(learner, chunk, where, first)
-                raise
+            except EpisodeError as error:
+                raise UserError(f"{where}, task {first + error.episode}: {error}") from error
             (losses.sum() / meta_batch).backward()
         found.append((losses.detach(), correct))
     losses, correct = (torch.cat(each) for each in zip(*found, strict=True))
     for task, loss in enumerate(losses.tolist()):
         if not math.isfinite(loss):
-            explain(learner, batch[task : task + 1], where, task)
-            raise UserError(
-                f"{where}, task {task}: the loss is {loss}; lower learning_rate, or inner_lr where there is one"
-            )
+            with located(f"{where}, task {task}"):
+                learner.meta_loss(*batch[task])  # says more where it can
+                raise UserError(f"the loss is {loss}; lower learning_rate, or inner_lr where there is one")
     gradients = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
     finite = torch.stack([gradient.isfinite().all() for gradient in gradients.values()]).tolist()
     for name, fine in zip(gradients, finite, strict=True):
@@ -159,13 +157,6 @@ def meta_step(
             raise UserError(f"{where}: the gradient of {name} is not finite")
     optimizer.step()
     return float(losses.mean()), int(correct.sum()) / (meta_batch * len(truth))
-
-
-def explain(learner: Learner, episodes: list[Episode], where: str, first: int) -> None:
-    """Raise what is wrong with the first of some episodes, numbered from ``first``, that something is wrong with."""
-    for task, episode in enumerate(episodes, first):
-        with located(f"{where}, task {task}"):
-            learner.meta_loss(*episode)
 
 
 @contextmanager

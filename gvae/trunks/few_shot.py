@@ -28,8 +28,8 @@ class Conv4Encoder(Encoder):
             layers += [nn.MaxPool2d(2), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         if image_shape[0] == 1:  # the same numbers in the same order, but torch then gives maps channels last at once
-            first = self.layers[0].weight
-            first.data = first.data.as_strided(first.shape, (9, 1, 3, 1))
+            (weight,) = self.layers[0].parameters()
+            weight.data = weight.data.as_strided(weight.shape, (9, 1, 3, 1))
         self.hidden_dim = CONV4[-1] * sizes[-1][0] * sizes[-1][1]
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n hidden"]:

@@ -15,6 +15,14 @@ Classifier = Callable[[Tensor], Tensor]
 """Query images (q, c, h, w), or features (q, d) -> logits (q, ways)."""
 
 
+class EpisodeError(UserError):
+    """What is wrong with one episode of a batch: its number there is ``episode``."""
+
+    def __init__(self, message: str, episode: int):
+        super().__init__(message)
+        self.episode = episode
+
+
 class Learner(nn.Module):
     """A few-shot learner.
 
@@ -59,12 +67,14 @@ class Learner(nn.Module):
         """The loss of each of b training episodes with the same labels, and how many queries of each were right.
 
         Here ``meta_loss`` of one after the other, for learners that can do better. Where something is wrong with an
-        episode its loss may be NaN; ``meta_loss`` of it alone must then raise what is wrong.
+        episode its loss may be NaN; ``meta_loss`` of it alone must then raise what is wrong. Raises EpisodeError.
         """
-        found = [
-            self.meta_loss(support, support_labels, query, query_labels)
-            for support, query in zip(support_images, query_images, strict=True)
-        ]
+        found = []
+        for episode, (support, query) in enumerate(zip(support_images, query_images, strict=True)):
+            try:
+                found.append(self.meta_loss(support, support_labels, query, query_labels))
+            except UserError as error:
+                raise EpisodeError(str(error), episode) from error
         losses, correct = zip(*found, strict=True)
         return torch.stack(losses), torch.tensor(correct, device=query_labels.device)
 
