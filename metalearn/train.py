@@ -142,6 +142,8 @@ def meta_step(
                 losses, correct = learner.meta_losses(supports, labels, queries, truth)
             except EpisodeError as error:
                 raise UserError(f"{where}, task {first + error.episode}: {error}") from error
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
             (losses.sum() / meta_batch).backward()
         found.append((losses.detach(), correct))
     losses, correct = (torch.cat(each) for each in zip(*found, strict=True))
