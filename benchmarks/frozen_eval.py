@@ -37,7 +37,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from metalearn.evaluate import evaluate_features
-from metalearn.gradient import clone_module  # noqa: F401  (imports learn2learn without gym's banner)
+from metalearn.learn2learn_loop import clone_module  # noqa: F401  (imports learn2learn without gym's banner)
 from metalearn.learners import FeatureLearner, make_learner
 from metalearn.learners.distance import DistanceLearner
 from tasks.episodes import EpisodeIndices, EpisodeSampler

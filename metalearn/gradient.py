@@ -1,48 +1,53 @@
-"""Gradient-based learners on learn2learn: MAML and ANIL. The only module that imports learn2learn."""
+"""Learners that adapt by gradient steps: MAML (FOMAML with ``first_order``), ANIL and Meta-SGD."""
 
-import contextlib
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from metalearn import inner
+from metalearn.batched.run import Norms, Rows
+from metalearn.batched.values import NoRule
 from metalearn.errors import UserError
-from metalearn.learners.base import Classifier, Learner, class_counts, count_correct, evaluating, require_positive
+from metalearn.inner import Rates, Weights
+from metalearn.learners.base import Classifier, Learner, class_counts, count_correct, linear_head, require_positive
+from metalearn.norms import BatchNorm, batch_norms, frozen, running_norms
 
-with contextlib.suppress(ImportError):  # learn2learn imports gym, which prints these; nothing else is hushed
-    import gym_notices.notices
-
-    gym_notices.notices.notices.clear()
-from learn2learn.algorithms.maml import maml_update
-from learn2learn.utils import clone_module
-
-BatchNorm = Literal["running", "query_batch"]
+Engine = Literal["auto", "batched", "learn2learn"]
+Moved = tuple[Weights, Norms, Float[Tensor, "b"]]
+"""Weights of every task, the norms its queries see, and what is finite if its inner gradients were."""
 
 
 class MAML(Learner):
     """Model-agnostic meta-learning: a few gradient steps on the support set, from an initialisation learned for that.
 
     Finn et al. 2017, algorithm 2: ``theta' = theta - inner_lr * gradient of the support loss``, ``adapt_steps`` times
-    (in ``adapt``: ``eval_adapt_steps``, by default as many); ``meta_loss`` is the query loss at theta', differentiated
-    through the steps, or with their gradients as constants when ``first_order``. The network is an extractor (anything
-    with ``feature_dim``) and a linear head for ``ways`` classes, its first weights drawn by ``seed`` as torch draws
-    them. A parameter that does not require a gradient stays as it is.
+    (in ``adapt``: ``eval_adapt_steps``, by default as many); the meta-loss is the query loss at theta', differentiated
+    through the steps, or with their gradients as constants when ``first_order`` (FOMAML). The network is an extractor
+    (anything with ``feature_dim``) and a linear head for ``ways`` classes, its first weights drawn by ``seed`` as torch
+    draws them. A parameter that does not require a gradient stays as it is.
 
     ``batch_norm``: ``running`` normalises with the extractor's running statistics, which ``adapt`` never changes and
-    ``meta_loss`` updates by a pass of the network before adaptation, when in train mode; gradients do not see these
-    statistics, so a learning rate of 0.01 or many inner steps can make the loss run away. ``query_batch``, that of
-    Finn et al., normalises every batch by itself: queries then see each other, and ``transductive`` is true if there
-    is a batch norm.
+    the meta-loss updates by a pass of the network before adaptation, when in train mode; gradients do not see these
+    statistics, so a learning rate of 0.01 or many inner steps can make the loss run away. ``support`` normalises the
+    support set by itself and the queries by the support set's statistics, through which gradients pass.
+    ``query_batch``, that of Finn et al., normalises every batch by itself: queries then see each other, and
+    ``transductive`` is true if there is a batch norm.
 
-    Raises UserError for an extractor without ``feature_dim``, for another number of classes than ``ways``, and when
-    a parameter gets no gradient in the inner loop or one that is not finite.
+    ``engine``: ``batched`` runs the inner loops of many tasks at once, ``learn2learn`` one by one; gradients are equal.
+    ``auto`` is ``batched``, several times as fast (benchmarks/meta_step.py), where there is a rule for all that the
+    network does (metalearn/batched/rules.py), else ``learn2learn``, and ``unbatched`` then says why.
+
+    Raises UserError for an extractor without ``feature_dim``, for another number of classes than ``ways``, for
+    ``batched`` without rules, and when a parameter gets no gradient in the inner loop or one that is not finite.
     """
 
     reference = "Finn, Abbeel & Levine 2017, Model-Agnostic Meta-Learning, ICML, arXiv 1703.03400"
     meta_trained = True
+    name: ClassVar[str] = "maml"
+    learned_rates: ClassVar[bool] = False
+    images_at_once: ClassVar[int] = 160
 
     def __init__(
         self,
@@ -54,29 +59,75 @@ class MAML(Learner):
         eval_adapt_steps: int | None = None,
         first_order: bool = False,
         batch_norm: BatchNorm = "running",
+        engine: Engine = "auto",
         seed: int = 0,
     ):
         super().__init__()
-        name, feature_dim = type(self).__name__.lower(), getattr(extractor, "feature_dim", None)
+        feature_dim = getattr(extractor, "feature_dim", None)
         if extractor is None or not isinstance(feature_dim, int):
-            raise UserError(f"learner {name} needs an extractor, a module with an integer feature_dim")
+            raise UserError(f"learner {self.name} needs an extractor, a module with an integer feature_dim")
         at_test = adapt_steps if eval_adapt_steps is None else eval_adapt_steps
-        require_positive(name, ways=ways, inner_lr=inner_lr, adapt_steps=adapt_steps, eval_adapt_steps=at_test)
+        require_positive(self.name, ways=ways, inner_lr=inner_lr, adapt_steps=adapt_steps, eval_adapt_steps=at_test)
         self.extractor, self.head = extractor, linear_head(feature_dim, ways, seed)
         self.ways, self.inner_lr, self.first_order, self.batch_norm = ways, inner_lr, first_order, batch_norm
-        self.adapt_steps, self.eval_adapt_steps = adapt_steps, at_test
+        self.adapt_steps, self.eval_adapt_steps, self.engine = adapt_steps, at_test, engine
         self.transductive = batch_norm == "query_batch" and bool(batch_norms(extractor))
+        self.unbatched = "engine is learn2learn" if engine == "learn2learn" else ""
+        if self.learned_rates:
+            self.learned = nn.ParameterList(torch.full_like(p, inner_lr) for p in self.network.parameters())
+
+    @property
+    def network(self) -> nn.Sequential:
+        """Extractor and head."""
+        return nn.Sequential(self.extractor, self.head)
+
+    @property
+    def rates(self) -> Rates:
+        """Inner learning rate; or the learned ones, by the names of parameters in ``network``."""
+        if not self.learned_rates:
+            return self.inner_lr
+        return dict(zip(dict(self.network.named_parameters()), self.learned, strict=True))
 
     def adapt(self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Classifier:
         """See ``Learner.adapt``: ``eval_adapt_steps`` steps. Its logits carry no gradient."""
+        self.check_ways(labels)
         with torch.enable_grad():
-            adapted = self.adapted(images, labels, self.eval_adapt_steps, second_order=False)
+            adapted = self.adapted(images, labels)
 
         def classifier(query_images: Tensor) -> Tensor:
             with torch.no_grad():
                 return adapted(query_images)
 
         return classifier
+
+    def adapted(self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Classifier:
+        """The network after ``eval_adapt_steps`` steps on a support set."""
+        steps = self.eval_adapt_steps
+        if not self.unbatched:
+            try:
+                weights, norms, checks = self.moved(images[None], labels, self.norms(None), steps, False)
+            except NoRule as reason:
+                self.leave_batched(reason)
+            else:
+                if checks.isfinite().all():
+                    return lambda query: inner.answers(self.network, query[None], weights, norms)[0]
+        return self.looped(images, labels, steps, second_order=False)  # where gradients are not finite, it says which
+
+    def meta_losses(
+        self,
+        support_images: Float[Tensor, "b n *shape"],
+        support_labels: Int[Tensor, "n"],
+        query_images: Float[Tensor, "b q *shape"],
+        query_labels: Int[Tensor, "q"],
+    ) -> tuple[Float[Tensor, "b"], Int[Tensor, "b"]]:
+        """See ``Learner.meta_losses``. The loss of a task is NaN where an inner gradient is not finite."""
+        self.check_ways(support_labels)
+        if not self.unbatched:
+            try:
+                return self.batched_losses(support_images, support_labels, query_images, query_labels)
+            except NoRule as reason:
+                self.leave_batched(reason)
+        return super().meta_losses(support_images, support_labels, query_images, query_labels)
 
     def meta_loss(
         self,
@@ -86,115 +137,112 @@ class MAML(Learner):
         query_labels: Int[Tensor, "q"],
     ) -> tuple[Float[Tensor, ""], int]:
         """Cross-entropy of the queries after ``adapt_steps`` steps, and how many were right."""
+        if not self.unbatched:
+            losses, correct = self.meta_losses(support_images[None], support_labels, query_images[None], query_labels)
+            if losses.isfinite().all():
+                return losses[0], int(correct[0])
+        self.check_ways(support_labels)
         if self.training and self.batch_norm == "running":
-            update_running_statistics(self.extractor, torch.cat([support_images, query_images]))
-        adapted = self.adapted(support_images, support_labels, self.adapt_steps, second_order=not self.first_order)
-        logits = adapted(query_images)
-        return F.cross_entropy(logits, query_labels), count_correct(logits, query_labels)
+            loop().update_running_statistics(self.extractor, torch.cat([support_images, query_images]))
+        logits = self.looped(support_images, support_labels, self.adapt_steps, not self.first_order)(query_images)
+        return inner.task_loss(logits, query_labels), count_correct(logits, query_labels)
 
-    def adapted(
-        self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"], steps: int, *, second_order: bool
-    ) -> Classifier:
-        """A clone of the whole network, moved by the inner loop."""
-        self.check_ways(labels)
-        network = independent_clone(nn.Sequential(self.extractor, self.head), self.batch_norm)
-        for _ in range(steps):
-            inner_step(network, F.cross_entropy(network(images), labels), self.inner_lr, second_order)
-        return network
+    def batched_losses(
+        self, support: Tensor, labels: Tensor, query: Tensor, truth: Tensor
+    ) -> tuple[Float[Tensor, "b"], Int[Tensor, "b"]]:
+        """``meta_losses`` of all tasks at once. Raises NoRule for a network without rules."""
+        norms = self.norms(torch.cat([support, query], 1) if self.training else None)
+        weights, norms, checks = self.moved(support, labels, norms, self.adapt_steps, not self.first_order)
+        logits = inner.answers(self.network, query, weights, norms, once=True)
+        losses = inner.task_losses(logits, truth)
+        return losses.where(checks.isfinite(), torch.nan), (logits.argmax(-1) == truth).sum(-1)
+
+    def norms(self, images: Tensor | None) -> Norms:
+        """What norms go by; running statistics see the images (b, n + q, ...) first, where there are any."""
+        return running_norms(self.extractor, images) if self.batch_norm == "running" else Norms()
+
+    def moved(self, images: Tensor, labels: Tensor, norms: Norms, steps: int, second_order: bool) -> Moved:
+        """All tasks after so many steps on their support sets (b, n, ...)."""
+        kept: dict[object, Rows] = {}
+        weights, checks = self.stepped(self.network, images, labels, norms, kept, steps, second_order)
+        if self.batch_norm == "support":
+            seen = Norms(seen=[])
+            inner.answers(self.network, images, weights, seen, kept)
+            norms = frozen(seen)
+        return weights, norms, checks
+
+    def stepped(
+        self, part: nn.Module, inputs: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int, second_order: bool
+    ) -> tuple[Weights, Float[Tensor, "b"]]:
+        """The inner loop of a part of the network: its weights for each task, and what is finite if all is well."""
+        moving = inner.moving_parameters(part)
+        fixed = inner.for_all(p for p in part.parameters() if not p.requires_grad)
+        return inner.inner_loop(
+            lambda now: inner.task_losses(inner.answers(part, inputs, now, norms, kept), labels),
+            fixed | inner.for_each(moving.values(), len(inputs)),
+            moving, steps=steps, rates=self.rates, second_order=second_order,
+        )  # fmt: skip
+
+    def looped(self, images: Tensor, labels: Tensor, steps: int, second_order: bool) -> Classifier:
+        """One task by learn2learn."""
+        options = {"rates": self.rates, "batch_norm": self.batch_norm, "second_order": second_order}
+        return loop().adapted_network(self.network, images, labels, steps=steps, **options)
+
+    def leave_batched(self, reason: NoRule) -> None:
+        """Take learn2learn's loop from now on. Raises UserError where engine is ``batched``."""
+        if self.engine == "batched":
+            what = f"learner {self.name}: engine batched has {reason}, which this extractor does"
+            raise UserError(f"{what}; give engine: auto or learn2learn, which take such extractors too") from None
+        self.unbatched = str(reason)
+
+    def tasks_at_once(self, images: int, device: torch.device) -> int | None:
+        """On a CPU, where more would leave the cache, tasks of ``images_at_once`` images together; elsewhere all."""
+        if self.unbatched:
+            return super().tasks_at_once(images, device)
+        return max(1, self.images_at_once // images) if device.type == "cpu" else None
 
     def check_ways(self, labels: Int[Tensor, "n"]) -> None:
         """Raise UserError unless the support set has as many classes as the head, equally many images of each."""
         found = len(class_counts(labels))
         if found != self.ways:
-            name = type(self).__name__.lower()
-            raise UserError(f"learner {name} has a head for ways={self.ways}, the episode has {found} classes")
+            raise UserError(f"learner {self.name} has a head for ways={self.ways}, the episode has {found} classes")
 
 
 class ANIL(MAML):
-    """Almost no inner loop: as ``MAML``, but only the head takes the inner steps; the extractor is meta-learned.
-
-    Raghu et al. 2020, section 4. Options and errors are those of ``MAML``.
-    """
+    """Almost no inner loop (Raghu et al. 2020, section 4): as ``MAML``, but only the head takes the inner steps."""
 
     reference = "Raghu et al. 2020, Rapid Learning or Feature Reuse?, ICLR, arXiv 1909.09157"
+    name = "anil"
+    images_at_once = 640
 
-    def adapted(
-        self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"], steps: int, *, second_order: bool
-    ) -> Classifier:
-        """The extractor as it is, and a clone of the head, moved by the inner loop."""
-        self.check_ways(labels)
-        body, head = independent_clone(self.extractor, self.batch_norm), independent_clone(self.head, self.batch_norm)
-        features = body(images)
-        for _ in range(steps):
-            inner_step(head, F.cross_entropy(head(features), labels), self.inner_lr, second_order)
-        return nn.Sequential(body, head)
+    def moved(self, images: Tensor, labels: Tensor, norms: Norms, steps: int, second_order: bool) -> Moved:
+        """One extractor for all tasks, and heads after so many steps on the support sets' features."""
+        extractor = inner.for_all(self.extractor.parameters())
+        seen = Norms(seen=[]) if self.batch_norm == "support" else norms
+        features = inner.answers(self.extractor, images, extractor, seen, once=True)
+        heads, checks = self.stepped(self.head, features, labels, norms, None, steps, second_order)
+        return extractor | heads, frozen(seen) if self.batch_norm == "support" else norms, checks
+
+    def looped(self, images: Tensor, labels: Tensor, steps: int, second_order: bool) -> Classifier:
+        """One task by learn2learn."""
+        options = {"rates": self.rates, "batch_norm": self.batch_norm, "second_order": second_order}
+        return loop().adapted_head(self.extractor, self.head, images, labels, steps=steps, **options)
 
 
-def inner_step(network: nn.Module, loss: Float[Tensor, ""], lr: float, second_order: bool) -> None:
-    """Move a clone's parameters one gradient step, differentiably when ``second_order``.
+class MetaSGD(MAML):
+    """Meta-SGD: as ``MAML``, with a learned inner learning rate for every number of every parameter.
 
-    Raises UserError naming the parameters without a gradient or with one that is not finite; learn2learn's own
-    ``MAML.adapt`` prints a hint there and dies of an unassigned variable, or goes on with NaN.
+    Li et al. 2017, eq. 2: ``theta' = theta - alpha o gradient``, alpha meta-learned with theta; ``inner_lr`` is where
+    all of alpha starts, as in learn2learn (Li et al. draw it at random). Options and errors are those of ``MAML``.
     """
-    named = dict(network.named_parameters())
-    moving = {name: p for name, p in named.items() if p.requires_grad}
-    if not moving:
-        raise UserError("the inner loop has nothing to adapt: every parameter is frozen (requires_grad=False)")
-    found = torch.autograd.grad(loss, list(moving.values()), create_graph=second_order, allow_unused=True)
-    gradients = dict(zip(moving, found, strict=True))
-    missing = [name for name, gradient in gradients.items() if gradient is None]
-    if missing:
-        raise UserError(
-            f"the support loss does not depend on {', '.join(missing)}: the inner loop cannot adapt what the network "
-            "does not use; freeze it (requires_grad_(False)) or leave it out of the extractor"
-        )
-    broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
-    if broken:
-        raise UserError(
-            f"the inner gradient of {', '.join(broken)} is not finite (support loss {loss.item():g}): "
-            "lower inner_lr or the number of steps, or check the images"
-        )
-    maml_update(network, lr, [gradients.get(name) for name in named])
+
+    reference = "Li et al. 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, arXiv 1707.09835"
+    name = "meta_sgd"
+    learned_rates = True
 
 
-def independent_clone(module: nn.Module, batch_norm: BatchNorm) -> nn.Module:
-    """Clone a module (parameters differentiably) that shares no buffer with it, in eval mode.
+def loop() -> Any:
+    """The module of learn2learn's loop, imported only when it is used: that takes seconds."""
+    import metalearn.learn2learn_loop
 
-    learn2learn's clone shares the buffers, so adapting it changes the batch-norm statistics of the original.
-    With ``query_batch`` its batch norms use the statistics of each batch and keep none.
-    """
-    clone = clone_module(module)
-    for part in clone.modules():
-        part._buffers = {name: None if b is None else b.clone() for name, b in part._buffers.items()}
-    clone.eval()
-    if batch_norm == "query_batch":
-        for part in batch_norms(clone):
-            part.train()
-            part.track_running_stats = False
-    return clone
-
-
-def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    """The batch-norm layers of a module."""
-    return [part for part in module.modules() if isinstance(part, _BatchNorm)]
-
-
-@torch.no_grad()
-def update_running_statistics(extractor: nn.Module, images: Float[Tensor, "n *shape"]) -> None:
-    """Let the batch norms of an extractor see a batch; nothing else changes, and nothing else is in train mode."""
-    layers = batch_norms(extractor)
-    if layers:
-        with evaluating(extractor):
-            for layer in layers:
-                layer.train()
-            extractor(images)
-
-
-def linear_head(feature_dim: int, ways: int, seed: int) -> nn.Linear:
-    """A linear layer with torch's own initialisation, uniform within 1 / sqrt(feature_dim), drawn from ``seed``."""
-    head = nn.utils.skip_init(nn.Linear, feature_dim, ways)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.uniform_(-(feature_dim**-0.5), feature_dim**-0.5, generator=generator)
-    return head
+    return metalearn.learn2learn_loop

@@ -40,8 +40,8 @@ def meta_trained(
         meta_batch=budget.meta_batch, iterations=budget.iterations, learning_rate=budget.learning_rate, seed=seed,
         schedule=budget.schedule, eval_every=budget.eval_every, eval_episodes=budget.eval_episodes,
         patience=budget.patience, augment=build_augment(budget.augmentation, dataset.train.image_shape[0]),
-        auxiliary=auxiliary_losses(budget, learner, dataset, seed, device), device=device, state=state,
-        recorder=recorder,
+        auxiliary=auxiliary_losses(budget, learner, dataset, seed, device), tasks_at_once=budget.tasks_at_once,
+        device=device, state=state, recorder=recorder,
     )  # fmt: skip
     return learner, "finetuned" if extractor.pretrained else "end_to_end"
 

@@ -101,7 +101,8 @@ class MetaBudgetConfig(Settings):
 
     `augmentation`: of support and query images of training episodes, options of `gvae.augment.Augment`. `schedule`: of
     the learning rate over all iterations. `patience`: training ends after so many validations without a better one;
-    None: never before `iterations`. `auxiliary`: a VAE's losses beside the learner's.
+    None: never before `iterations`. `auxiliary`: a VAE's losses beside the learner's. `tasks_at_once`: how many
+    episodes of a meta-batch are in memory together; None: as the learner says.
     """
 
     queries: Count = 15
@@ -114,6 +115,7 @@ class MetaBudgetConfig(Settings):
     patience: Count | None = None
     augmentation: Augmentation = None
     auxiliary: AuxiliaryConfig | None = None
+    tasks_at_once: Count | None = None
 
 
 class MetaTrainingConfig(MetaBudgetConfig):

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,17 +13,14 @@ from gvae.augment import Augment
 from gvae.checkpoint import load_state, save_state
 from gvae.pretrain import scheduled, set_learning_rate
 from gvae.recorder import Recorder
-from gvae.seeds import seeded
 from metalearn.auxiliary import Auxiliary
 from metalearn.errors import UserError
 from metalearn.evaluate import episode_images, evaluate_images, located
 from metalearn.learners.base import Learner
+from metalearn.meta_step import augmented, meta_step, reproducible
 from tasks.episodes import EpisodeSampler
 from tasks.resident import DeviceImages
 from tasks.splits import Partition
-
-Episode = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Support images and labels, query images and labels."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +49,26 @@ def meta_train(
     patience: int | None = None,
     augment: Augment | None = None,
     auxiliary: Auxiliary | None = None,
+    tasks_at_once: int | None = None,
     device: str | torch.device = "cpu",
     state: Path | None = None,
     recorder: Recorder | None = None,
 ) -> MetaTrained:
-    """Minimise the mean ``learner.meta_loss`` over ``meta_batch`` training episodes, ``iterations`` times, by Adam.
+    """Minimise the mean ``learner.meta_losses`` over ``meta_batch`` training episodes, ``iterations`` times, by Adam.
 
     ``schedule``: of the learning rate. ``auxiliary``: losses that are added in every iteration. Every ``eval_every``
     iterations and at the end, ``eval_episodes`` validation episodes are answered; the learner is left with the weights
     that answered best (the earliest of equals), on ``device``, in eval mode. Training ends before ``iterations`` once
     ``patience`` validations on end were no better than the best before them. Episodes depend on ``seed`` and the
     iteration alone, and so does what ``augment`` makes of each of their support and query images; validation images
-    stay as they are. With ``state``, a file, training goes on where that file stands, to exactly what an uninterrupted
-    run gives (bitwise on a CPU); it is written after each validation.
+    stay as they are. ``tasks_at_once``: how many episodes of a meta-batch are in memory together, by default what
+    ``learner.tasks_at_once`` says; it changes memory, speed and rounding. With ``state``, a file, training goes on
+    where that file stands, to exactly what an uninterrupted run gives (bitwise on a CPU, with the same
+    ``tasks_at_once``); it is written after each validation.
 
-    Raises UserError when nothing can be trained, when ``state`` is of another training, and on a loss or gradient
-    that is not finite: before the optimiser's step, naming iteration and task. ModelError for a broken ``state``.
+    Raises UserError when nothing can be trained, when ``state`` is of another training, and, before the optimiser's
+    step, on a loss or gradient that is not finite, naming iteration and task, and when memory does not suffice.
+    ModelError for a broken ``state``.
     """
     recorder = recorder or Recorder()
     learner = learner.to(device).train()
@@ -96,7 +95,7 @@ def meta_train(
             break
         set_learning_rate(optimizer, scheduled(learning_rate, schedule, iteration, iterations))
         with reproducible(seed, iteration, device):
-            told = meta_step(learner, optimizer, episodes, iteration, meta_batch, auxiliary)
+            told = meta_step(learner, optimizer, episodes, iteration, meta_batch, tasks_at_once, auxiliary)
         recorder.scalars(iteration + 1, {f"train/{name}": value for name, value in told.items()})
         if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
             with located(f"validation after iteration {iteration}"):
@@ -115,58 +114,6 @@ def meta_train(
     learner.load_state_dict(best["weights"])
     learner.eval()
     return MetaTrained(best["accuracy"], best["iteration"])
-
-
-def augmented(episodes: Iterator[Episode], augment: Augment, seed: int, first: int) -> Iterator[Episode]:
-    """Episodes from number ``first`` on, every image augmented on its own, by the seed and the episode's number."""
-    for number, (support, labels, query, truth) in enumerate(episodes, first):
-        noise = seeded(support.device, seed, 4, number)
-        yield augment(support, noise), labels, augment(query, noise), truth
-
-
-def meta_step(
-    learner: Learner,
-    optimizer: torch.optim.Optimizer,
-    episodes: Iterator[Episode],
-    iteration: int,
-    meta_batch: int,
-    auxiliary: Auxiliary | None = None,
-) -> dict[str, float]:
-    """One optimiser step on the next ``meta_batch`` episodes; return mean loss and accuracy, and the gradient's norm.
-
-    ``auxiliary`` adds its loss, and its terms to what is returned. Raises UserError, before the step, on a loss or
-    gradient that is not finite.
-    """
-    optimizer.zero_grad()
-    total, correct, asked = 0.0, 0, 0
-    for task in range(meta_batch):
-        support, labels, query, truth = next(episodes)
-        where = f"meta-training stopped at iteration {iteration}, task {task}"
-        with located(where):
-            loss, right = learner.meta_loss(support, labels, query, truth)
-        if not loss.isfinite():
-            raise UserError(f"{where}: the loss is {loss.item()}; lower learning_rate, or inner_lr where there is one")
-        (loss / meta_batch).backward()
-        total, correct, asked = total + loss.item() / meta_batch, correct + right, asked + len(truth)
-    terms: dict[str, Tensor] = {}
-    if auxiliary:
-        loss, terms = auxiliary.loss(iteration)
-        if not loss.isfinite():
-            raise UserError(
-                f"meta-training stopped at iteration {iteration}: the auxiliary loss is {loss.item()}; lower "
-                "learning_rate or auxiliary.weight"
-            )
-        loss.backward()
-    gradients = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
-    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
-    if not norm.isfinite():
-        broken = next((name for name, gradient in gradients.items() if not gradient.isfinite().all()), "all weights")
-        raise UserError(f"meta-training stopped at iteration {iteration}: the gradient of {broken} is not finite")
-    optimizer.step()
-    if auxiliary:
-        terms |= auxiliary.finish()
-    told = {"loss": total, "accuracy": correct / asked, "gradient_norm": float(norm)}
-    return told | {name: float(value) for name, value in terms.items()}
 
 
 def resume(
@@ -227,15 +174,3 @@ def fingerprint(learner: Learner) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return digest.hexdigest()
-
-
-@contextmanager
-def reproducible(seed: int, iteration: int, device: str | torch.device) -> Iterator[None]:
-    """Inside, random numbers (dropout's, say) depend on (seed, iteration) alone; the global state survives."""
-    cuda = torch.device(device).type == "cuda"
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []):
-        number = (seed * 1_000_003 + iteration) % 2**63
-        torch.default_generator.manual_seed(number)
-        if cuda:
-            torch.cuda.manual_seed(number)
-        yield

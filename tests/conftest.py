@@ -40,7 +40,7 @@ def omniglot_root(data_root: Path, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def l2l():
     """learn2learn, imported where the package does it: that hushes gym's banner."""
-    import metalearn.gradient  # noqa: F401, I001
+    import metalearn.learn2learn_loop  # noqa: F401, I001
     import learn2learn
 
     return learn2learn

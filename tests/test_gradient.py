@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from metalearn.errors import UserError
-from metalearn.gradient import ANIL, MAML, independent_clone, inner_step
+from metalearn.gradient import ANIL, MAML
+from metalearn.learn2learn_loop import independent_clone, inner_step
 from metalearn.learners import LEARNERS, Learner, make_learner
 from metalearn.learners.base import evaluating
 
@@ -106,7 +107,7 @@ def test_meta_gradient_by_hand_on_a_linear_model(first_order):
 @pytest.mark.parametrize("kind", sorted(LEARNERS))
 def test_contract_of_every_learner(kind):
     """Adapting changes nothing, twice is the same, logits are (q, ways), and names of ways do not matter."""
-    learner = build(kind) if kind in ("maml", "anil") else make_learner(kind, Body())
+    learner = build(kind) if kind in ("maml", "anil", "meta_sgd") else make_learner(kind, Body())
     if getattr(learner, "needs_base", False):
         learner.fit_base(torch.eye(5, dtype=torch.float64))
     assert isinstance(learner, Learner) and learner.reference and isinstance(learner.transductive, bool)
@@ -200,6 +201,7 @@ def test_head_depends_on_its_seed_alone():
 def test_learn2learn_and_gyms_banner_stay_out():
     """Nothing on stderr when it is used, and not even imported when it is not."""
     code = "import sys, metalearn.learners as l; assert not {'gym', 'learn2learn'} & set(sys.modules); "
-    code += "l.learner_class('anil'); assert 'learn2learn' in sys.modules"
+    code += "l.learner_class('anil'); assert 'learn2learn' not in sys.modules; "
+    code += "import metalearn.learn2learn_loop; assert 'learn2learn' in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

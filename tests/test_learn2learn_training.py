@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 from upstream import still_wrong
 
-from metalearn.gradient import independent_clone
+from metalearn.learn2learn_loop import independent_clone
 from metalearn.learners import make_learner
 
 

@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch import nn
 
+import metalearn.meta_step
 import metalearn.train
 from gvae.augment import Augment
 from gvae.recorder import Recorder
 from gvae.seeds import mix
 from metalearn.errors import UserError
-from metalearn.evaluate import evaluate_images
+from metalearn.evaluate import episode_images, evaluate_images
 from metalearn.learners import make_learner
 from metalearn.train import meta_train
 from tasks.datasets import glyphs
 from tasks.episodes import EpisodeSampler
+from tasks.resident import DeviceImages
 
 SETTINGS = {
     "ways": 3, "shots": 1, "queries": 4, "meta_batch": 2, "iterations": 8, "learning_rate": 0.01, "seed": 0,
@@ -65,7 +67,7 @@ def data():
 
 
 def build(kind):
-    options = {"ways": 3, "adapt_steps": 2, "inner_lr": 0.1} if kind in ("maml", "anil") else {}
+    options = {"ways": 3, "adapt_steps": 2, "inner_lr": 0.1} if kind in ("maml", "anil", "meta_sgd") else {}
     return make_learner(kind, Net(), **options)
 
 
@@ -75,7 +77,7 @@ def equal(a, b):
 
 @pytest.mark.parametrize(
     ("kind", "augment"),
-    [("maml", None), ("anil", None), ("prototypical", None), ("ridge", None), ("prototypical", AUGMENT)],
+    [(kind, None) for kind in ("maml", "anil", "meta_sgd", "prototypical", "ridge")] + [("prototypical", AUGMENT)],
 )
 def test_resumed_is_bitwise_uninterrupted(kind, augment, data, tmp_path):
     whole, log = build(kind), Log()
@@ -222,6 +224,62 @@ def test_stops_before_the_step_on_a_gradient_that_is_not_finite(data):
     assert torch.equal(learner.extractor.net[0].weight, before)
 
 
+@pytest.mark.parametrize("kind", ["maml", "anil", "meta_sgd", "prototypical"])
+def test_a_step_is_the_same_however_many_tasks_are_in_memory(kind, data):
+    """Loss, accuracy, gradients and running statistics of a step on five tasks: one, two or all of them at once."""
+    settings = {"ways": 3, "shots": 1, "queries": 4, "seed": 0}
+    sampler, images = EpisodeSampler(data.train.labels, **settings), DeviceImages(data.train, "cpu")
+    options = {} if kind == "prototypical" else {"ways": 3, "adapt_steps": 2}
+    found = []
+    for at_once in (1, 2, 5, None):
+        learner = make_learner(kind, Net(dropout=0.0).double(), **options).double().train()
+        still = torch.optim.SGD(learner.parameters(), lr=0.0)
+        episodes = ((s.double(), y, q.double(), t) for s, y, q, t in episode_images(images, sampler, 0, 5))
+        said = metalearn.meta_step.meta_step(learner, still, episodes, 0, 5, at_once)
+        found.append([torch.tensor(said), *(p.grad for p in learner.parameters()), *learner.buffers()])
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("error", "at_once", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), 2, r"0: out of memory; lower tasks_at_once \(now 2\): CU"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), None, r"lower tasks_at_once \(now 2\): Def"),
+        (MemoryError(), 1, r"lower queries, shots or adapt_steps \(tasks_at_once is 1\)"),
+    ],
+)
+def test_out_of_memory_says_what_to_lower(error, at_once, words, data, monkeypatch):
+    learner = build("maml")
+
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(type(learner), "meta_losses", full)
+    with pytest.raises(UserError, match=words):
+        meta_train(learner, data.train, data.val, **SETTINGS, tasks_at_once=at_once)
+    monkeypatch.setattr(type(learner), "meta_losses", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        meta_train(learner, data.train, data.val, **SETTINGS)
+
+
+def test_the_task_at_fault_is_named_in_a_chunk(data, monkeypatch):
+    """Task 1 of two at once, in either engine."""
+    images = DeviceImages.episodes
+
+    def damaged(self, *given):
+        for episode in images(self, *given):
+            episode.support[1] = float("nan")
+            yield episode
+
+    monkeypatch.setattr(DeviceImages, "episodes", damaged)
+    for engine in ("batched", "learn2learn"):
+        learner = make_learner("maml", Net(), ways=3, engine=engine)
+        with pytest.raises(UserError, match="stopped at iteration 0, task 1: the inner gradient of .* is not finite"):
+            meta_train(learner, data.train, data.val, **SETTINGS, tasks_at_once=2)
+
+
 def test_an_inner_loop_that_breaks_is_located(data):
     with pytest.raises(UserError, match="stopped at iteration 0, task 0: the inner gradient of .* is not finite"):
         meta_train(make_learner("maml", Net(), ways=3, inner_lr=1e30), data.train, data.val, **SETTINGS)
@@ -253,8 +311,8 @@ def test_what_cannot_be_trained_or_resumed(data, tmp_path):
 
 def test_the_global_random_state_survives(data):
     state = torch.random.get_rng_state()
-    with metalearn.train.reproducible(0, 3, "cpu"):
+    with metalearn.meta_step.reproducible(0, 3, "cpu"):
         first = torch.rand(2)
-    with metalearn.train.reproducible(0, 3, "cpu"):
+    with metalearn.meta_step.reproducible(0, 3, "cpu"):
         assert torch.equal(torch.rand(2), first)
     assert torch.equal(torch.random.get_rng_state(), state)

@@ -32,8 +32,9 @@ LEARNERS: dict[str, type[Learner] | str] = {
     "baseline": Baseline,
     "baseline++": BaselinePlusPlus,
     "finetune": FineTune,
-    "maml": "metalearn.gradient:MAML",  # by name: learn2learn is imported only when used
+    "maml": "metalearn.gradient:MAML",
     "anil": "metalearn.gradient:ANIL",
+    "meta_sgd": "metalearn.gradient:MetaSGD",
 }
 
 

@@ -15,6 +15,14 @@ Classifier = Callable[[Tensor], Tensor]
 """Query images (q, c, h, w), or features (q, d) -> logits (q, ways)."""
 
 
+class EpisodeError(UserError):
+    """What is wrong with one episode of a batch: its number there is ``episode``."""
+
+    def __init__(self, message: str, episode: int):
+        super().__init__(message)
+        self.episode = episode
+
+
 class Learner(nn.Module):
     """A few-shot learner.
 
@@ -48,6 +56,34 @@ class Learner(nn.Module):
         Raises UserError when the learner cannot be meta-trained.
         """
         raise UserError(f"learner {type(self).__name__} cannot be meta-trained: it only evaluates given features")
+
+    def meta_losses(
+        self,
+        support_images: Float[Tensor, "b n *shape"],
+        support_labels: Int[Tensor, "n"],
+        query_images: Float[Tensor, "b q *shape"],
+        query_labels: Int[Tensor, "q"],
+    ) -> tuple[Float[Tensor, "b"], Int[Tensor, "b"]]:
+        """The loss of each of b training episodes with the same labels, and how many queries of each were right.
+
+        Here ``meta_loss`` of one after the other, for learners that can do better. Where something is wrong with an
+        episode its loss may be NaN; ``meta_loss`` of it alone must then raise what is wrong. Raises EpisodeError.
+        """
+        found = []
+        for episode, (support, query) in enumerate(zip(support_images, query_images, strict=True)):
+            try:
+                found.append(self.meta_loss(support, support_labels, query, query_labels))
+            except UserError as error:
+                raise EpisodeError(str(error), episode) from error
+        losses, correct = zip(*found, strict=True)
+        return torch.stack(losses), torch.tensor(correct, device=query_labels.device)
+
+    def tasks_at_once(self, images: int, device: torch.device) -> int | None:
+        """How many episodes of so many images to give to ``meta_losses`` at once, None for all there are.
+
+        One, where ``meta_losses`` takes one after the other: more would only take memory.
+        """
+        return 1
 
 
 class FeatureLearner(Learner):
@@ -153,3 +189,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+def linear_head(feature_dim: int, ways: int, seed: int) -> nn.Linear:
+    """A linear layer with torch's own initialisation, uniform within 1 / sqrt(feature_dim), drawn from ``seed``."""
+    head = nn.utils.skip_init(nn.Linear, feature_dim, ways)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.uniform_(-(feature_dim**-0.5), feature_dim**-0.5, generator=generator)
+    return head
