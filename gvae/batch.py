@@ -34,7 +34,8 @@ class Seen(NamedTuple):
     """What the encoder made of a batch.
 
     ``images`` are those that were encoded: warped where the objective warps, as ``drawn`` says. ``z`` is a sample of
-    ``posterior``; ``other`` is the posterior of a second warp of the same images, where a part asked for one.
+    ``posterior``; ``other`` is the posterior of a second warp of the same images, where a part asked for one. Where
+    images come in sets, ``posterior`` and ``z`` have a row a set, and ``hidden`` is what the trunk made of each image.
     """
 
     images: Float[Tensor, "n c h w"]
@@ -42,6 +43,7 @@ class Seen(NamedTuple):
     posterior: Posterior
     z: Float[Tensor, "n d"]
     other: Posterior | None
+    hidden: Float[Tensor, "n h"] | None = None
 
     def kl(self) -> Float[Tensor, ""]:
         """KL(q(z|x) || N(0, 1)), the batch mean in nats."""
@@ -50,7 +52,7 @@ class Seen(NamedTuple):
     def without_gradient(self) -> "Seen":
         """Return the same, detached: what the phases after the main one work on."""
         posterior = Posterior(self.posterior.mean.detach(), self.posterior.logvar.detach())
-        return self._replace(posterior=posterior, z=self.z.detach(), other=None)
+        return self._replace(posterior=posterior, z=self.z.detach(), other=None, hidden=None)
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:

@@ -75,7 +75,9 @@ def pretrain(
     objective.to(device).train()
     objective.prepare(factors or {})
     asked = {name: (factors or {})[name].to(device) for name in objective.factors}
-    shuffled = Shuffled(images.to(device), labels.to(device), training.batch_size, seed, asked)
+    shuffled = Shuffled(
+        images.to(device), labels.to(device), training.batch_size, seed, asked, set_size=objective.set_size
+    )
     phases = objective.phases()
     optimisers = build_optimisers(phases, training)
     steps, total = shuffled.steps, shuffled.steps * training.epochs

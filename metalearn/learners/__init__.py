@@ -11,6 +11,7 @@ from metalearn.learners.logistic import Logistic
 from metalearn.learners.nearest_neighbour import NearestNeighbour
 from metalearn.learners.prototypical import Prototypical
 from metalearn.learners.ridge import Ridge
+from metalearn.learners.statistician import Statistician
 from metalearn.schema import Kind
 
 __all__ = ["LEARNERS", "Classifier", "FeatureLearner", "Learner", "learner_class", "make_learner", "takes"]
@@ -20,6 +21,7 @@ LEARNERS: dict[str, type[Learner] | str] = {
     "nearest_neighbour": NearestNeighbour,
     "ridge": Ridge,
     "logistic": Logistic,
+    "statistician": Statistician,
     "maml": "metalearn.gradient:MAML",  # by name: learn2learn is imported only when used
     "anil": "metalearn.gradient:ANIL",
 }
