@@ -115,8 +115,10 @@ def load_encoder(path: Path) -> tuple[VAE, dict[str, Any]]:
         if schema == SCHEMA:
             shape, likelihood = tuple(info["image_shape"]), info.get("likelihood", "bernoulli")
             network = dict(info.get("network", {"kind": "vae"}))
-            build = NETWORKS[network.pop("kind")]
-            vae = build(
+            kind = network.pop("kind")
+            if kind not in NETWORKS:
+                raise ModelError(f"{file} has a network {kind!r}; this version knows: {', '.join(sorted(NETWORKS))}")
+            vae = NETWORKS[kind](
                 shape, trunk=info["trunk"], latents=info["latents"], slots=info["slots"], likelihood=likelihood,
                 **network,
             )  # fmt: skip
