@@ -52,7 +52,8 @@ class Seen(NamedTuple):
     def without_gradient(self) -> "Seen":
         """Return the same, detached: what the phases after the main one work on."""
         posterior = Posterior(self.posterior.mean.detach(), self.posterior.logvar.detach())
-        return self._replace(posterior=posterior, z=self.z.detach(), other=None, hidden=None)
+        hidden = None if self.hidden is None else self.hidden.detach()
+        return self._replace(posterior=posterior, z=self.z.detach(), other=None, hidden=hidden)
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:

@@ -1,5 +1,6 @@
-"""The class of a set excited in its context, with mixup in the head: guidance of a Neural Statistician."""
+"""The class of a set excited in a context, with mixup in the head: guidance of a Neural Statistician."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -7,9 +8,11 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from gvae import losses
-from gvae.batch import Batch, Seen
+from gvae.batch import Batch, Seen, Terms
 from gvae.errors import ModelError
 from gvae.excitation import ClassAttribute
+from gvae.part import Setting
+from gvae.statistician import gaussian
 
 
 class ContextClass(ClassAttribute):
@@ -17,9 +20,10 @@ class ContextClass(ClassAttribute):
 
     Ding et al. 2020, section 4.3: guidance by class after the statistic network of Edwards & Storkey 2017, with mixup.
     The head sees mixtures of the excited context of pairs of sets, share ~ Beta(mixup, mixup) for each, and the loss is
-    ``gvae.losses.mixup_cross_entropy``; 0 is no mixup. The paper does not say what is mixed, images or contexts, by
-    which Beta, whether the adversary sees mixtures too (here it does not), nor its weights and how many dimensions of
-    the context are excited.
+    ``gvae.losses.mixup_cross_entropy``; 0 is no mixup. ``guide``: the context of each ``set``, or of each ``image``
+    alone, as a query is seen, which gives ``set_size`` times as many labels a step. The paper leaves open which of the
+    two, what is mixed, images or contexts, by which Beta, whether the adversary sees mixtures too (here it does not),
+    its weights and how many dimensions of the context are excited.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class ContextClass(ClassAttribute):
         inhibition: float = 50.0,
         adversary_hidden: int = 128,
         mixup: float = 1.0,
+        guide: Literal["set", "image"] = "set",
     ):
         super().__init__(
             class_latents=class_latents, head=head, excitation=excitation, inhibition=inhibition,
@@ -38,10 +43,34 @@ class ContextClass(ClassAttribute):
         )  # fmt: skip
         if mixup < 0:
             raise ModelError(f"mixup: given {mixup}; allowed: 0, no mixup, or more: both parameters of a Beta")
-        self.mixup = mixup
+        self.mixup, self.guide = mixup, guide
+
+    def build(self, setting: Setting) -> None:
+        """Build head and adversary, and know the network that gives an image its context."""
+        super().build(setting)
+        self._posterior = partial(setting.vae.posterior)  # not a part of this one: no second copy of its weights
+
+    def loss(self, batch: Batch, seen: Seen) -> tuple[Tensor, Terms]:
+        """Return weighted excitation and inhibition of what is guided."""
+        return super().loss(batch, self.guided(batch, seen))
+
+    def adversary_loss(self, batch: Batch, seen: Seen, z: Float[Tensor, "n d"]) -> tuple[Tensor, Terms]:
+        """Return the adversary's loss on the rest of what is guided."""
+        if self.guide == "image":
+            with torch.no_grad():
+                seen = self.guided(batch, seen)
+            z = seen.z
+        return super().adversary_loss(batch, seen, z)
+
+    def guided(self, batch: Batch, seen: Seen) -> Seen:
+        """Return what is guided: contexts of sets, as they are seen already, or a sample of those of single images."""
+        if self.guide == "set":
+            return seen
+        posterior = gaussian(self._posterior(seen.hidden))
+        return seen._replace(posterior=posterior, z=posterior.sample(batch.generator))
 
     def truth(self, batch: Batch, seen: Seen) -> Int[Tensor, " n"]:
-        """Return the class of each set, that of its first image."""
+        """Return the class of each set, that of its first image; or of each image where those are guided."""
         return batch.labels[:: len(batch.labels) // len(seen.z)]
 
     def excite(

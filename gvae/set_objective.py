@@ -125,6 +125,7 @@ def guided_neural_statistician(
     inhibition: float = 50.0,
     adversary_hidden: int = 128,
     mixup: float = 1.0,
+    guide: Literal["set", "image"] = "set",
 ) -> SetObjective:
     """Neural Statistician whose context is guided by class, with mixup in the head (Ding et al. 2020, section 4.3).
 
@@ -132,7 +133,7 @@ def guided_neural_statistician(
     """
     part = ContextClass(
         class_latents=class_latents, head=head, excitation=excitation, inhibition=inhibition,
-        adversary_hidden=adversary_hidden, mixup=mixup,
+        adversary_hidden=adversary_hidden, mixup=mixup, guide=guide,
     )  # fmt: skip
     return SetObjective(
         image_shape, classes, dataset_size, seed, trunk, latents, set_size=set_size, z_latents=z_latents,

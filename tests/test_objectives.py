@@ -27,8 +27,8 @@ OPTIONS = {
     "factor_vae": {"discriminator_width": 16},
     "guided_warps": {"warp": {"rotation": 10.0}},
     "guided_instances": {"warp": {"rotation": 10.0, "scale": [0.9, 1.1]}, "instance_weight": 1.0},
-    "neural_statistician": {"set_size": 3, "z_layers": 2, "width": 32},
-    "guided_neural_statistician": {"set_size": 3, "width": 32, "class_latents": 4, "excitation": 5.0},
+    "neural_statistician": {"set_size": 2, "z_layers": 2, "width": 32},
+    "guided_neural_statistician": {"set_size": 2, "width": 32, "class_latents": 4, "excitation": 5.0},
     "guided": {"regularizer": {"kind": "tc", "beta": 2.0}, "parts": GUIDED, "warp": {"rotation": 10.0}},
 }
 
@@ -43,7 +43,7 @@ def make(name, seed=0, **options):
     return OBJECTIVES[name](SHAPE, CLASSES, 30, seed, "tiny", LATENTS, **{**OPTIONS.get(name, {}), **options})
 
 
-def batch_of(n=9, seed=0):
+def batch_of(n=12, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(n, *SHAPE, generator=generator)
     return Batch(images, torch.arange(n) * CLASSES // n, torch.Generator().manual_seed(seed + 1))

@@ -222,6 +222,32 @@ def test_the_truth_of_a_set_is_its_class():
     assert objective.parts[0].truth(batch, seen).tolist() == [0, 1, 2, 3]
 
 
+@torch.no_grad()
+def test_guidance_of_images_is_that_of_their_contexts_alone():
+    objective, batch = make("guided_neural_statistician", guide="image", mixup=0.0).eval(), batch_of()
+    part, seen = objective.parts[0], objective.look(batch)
+    draw = torch.Generator().set_state(batch.generator.get_state())
+    found = part.loss(batch, seen)
+    z = objective.vae.encode(batch.images).sample(draw)
+    excitation = F.cross_entropy(part.head(z[:, :2]), batch.labels)
+    inhibition = -part.adversary(z[:, 2:]).log_softmax(1).mean()
+    torch.testing.assert_close(found[0], 50 * excitation + 50 * inhibition)
+    z = objective.vae.encode(batch.images).sample(draw)
+    expected = F.cross_entropy(part.adversary(z[:, 2:]), batch.labels)
+    torch.testing.assert_close(part.adversary_loss(batch, seen.without_gradient(), seen.z)[0], expected)
+
+
+def test_an_adversary_of_images_moves_nothing_else_and_its_network_is_no_part_of_it():
+    objective, batch = make("guided_neural_statistician", guide="image"), batch_of()
+    main, rival = objective.phases()
+    main.loss(batch)
+    objective.zero_grad(set_to_none=True)
+    rival.loss(batch)[0].backward()
+    moved = {name for name, parameter in objective.named_parameters() if parameter.grad is not None}
+    assert moved and all(".adversary." in name for name in moved)
+    assert not any("before" in name for name in objective.parts[0].state_dict())
+
+
 @pytest.mark.parametrize("concentration", [0.2, 1.0, 4.0])
 def test_shares_are_beta_and_partners_a_permutation(concentration):
     share, partner = pairs(4000, concentration, torch.Generator().manual_seed(0), torch.device("cpu"))
@@ -265,20 +291,22 @@ class StopAt(Recorder):
             raise Stop
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "guided_neural_statistician of images"])
 def test_a_resumed_run_ends_at_bitwise_the_same_weights(name, tmp_path, monkeypatch):
+    name, images, _ = name.partition(" of images")
+    built = partial(make, name, **({"guide": "image"} if images else {}))
     monkeypatch.setattr(loop, "LOG_EVERY", 3)
     training = Training(epochs=3, batch_size=7, learning_rate=1e-2, checkpoint_seconds=0.0)  # 6 steps of 2 sets
-    whole = pretrain(make(name), *data(), training=training, seed=0)
+    whole = pretrain(built(), *data(), training=training, seed=0)
     state = tmp_path / "state.pt"
     with pytest.raises(Stop):
-        pretrain(make(name), *data(), training=training, seed=0, state=state, recorder=StopAt())
+        pretrain(built(), *data(), training=training, seed=0, state=state, recorder=StopAt())
     torch.manual_seed(3)
-    resumed = pretrain(make(name, seed=9), *data(), training=training, seed=0, state=state)
+    resumed = pretrain(built(seed=9), *data(), training=training, seed=0, state=state)
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
-    assert not torch.equal(whole.vae.posterior.after[0].weight, make(name).vae.posterior.after[0].weight)
+    assert not torch.equal(whole.vae.posterior.after[0].weight, built().vae.posterior.after[0].weight)
     with pytest.raises(ModelError, match="network is .*'set_size': 3.* there and .*'set_size': 2"):
-        pretrain(make(name, set_size=2), *data(), training=training, seed=0, state=state)
+        pretrain(built(set_size=2), *data(), training=training, seed=0, state=state)
 
 
 def test_guidance_moves_the_class_into_its_slot_of_the_context():

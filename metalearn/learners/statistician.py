@@ -16,9 +16,9 @@ _CHUNK = 1 << 22  # numbers of the queries' posteriors that are compared at once
 class Statistician(FeatureLearner):
     """Least KL divergence between the context posteriors of a class's support set and of the query alone.
 
-    Edwards & Storkey 2017, section 5.3 and algorithm 4 (section 4.4 of the first preprint): N_w = q(c|D_w) of the
-    support set, N_x = q(c|{x}) of the query, argmin over w of KL(N_w || N_x), "from the test context to the training
-    context". Logits are minus that divergence, nats. ``direction``: ``query_support`` is KL(N_x || N_w) instead. It
+    Edwards & Storkey 2017, section 5.3 and algorithm 4: N_w = q(c|D_w) of the support set, N_x = q(c|{x}) of the query,
+    argmin over w of KL(N_w || N_x), "the KL divergence from the test context to the training context". Logits are minus
+    that divergence, nats. ``direction``: ``query_support`` is KL(N_x || N_w) instead. It
     reads what an extractor pools over sets, not its features: the extractor must be a
     `metalearn.extractors.SetExtractor`, as those of kinds pretrain, checkpoint and random are.
     """
