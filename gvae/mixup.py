@@ -21,9 +21,9 @@ class ContextClass(ClassAttribute):
     Ding et al. 2020, section 4.3: guidance by class after the statistic network of Edwards & Storkey 2017, with mixup.
     The head sees mixtures of the excited context of pairs of sets, share ~ Beta(mixup, mixup) for each, and the loss is
     ``gvae.losses.mixup_cross_entropy``; 0 is no mixup. ``guide``: the context of each ``set``, or of each ``image``
-    alone, as a query is seen, which gives ``set_size`` times as many labels a step. The paper leaves open which of the
-    two, what is mixed, images or contexts, by which Beta, whether the adversary sees mixtures too (here it does not),
-    its weights and how many dimensions of the context are excited.
+    alone, as a query is seen, which gives ``set_size`` times as many labels a step. Neither the paper's account nor its
+    release, which has no few-shot code, settles which of the two, what is mixed (images or contexts), by which Beta,
+    whether the adversary sees mixtures too (here it does not), the weights, and how many dimensions are excited.
     """
 
     def __init__(
