@@ -41,6 +41,9 @@ class Seen(NamedTuple):
     ``posterior``; ``other`` is the posterior of a second warp of the same images, where a part asked for one. Images
     are this process's share (m, c, h, w), as those of the batch; all else has a row for each of the n images of the
     whole batch, so that what compares images compares them all. ``batch.share.mine(z)`` goes with the images.
+
+    Where images come in sets, ``posterior`` and ``z`` have a row a set, and ``hidden`` is what the trunk made of each
+    image.
     """
 
     images: Float[Tensor, "m c h w"]
@@ -48,6 +51,7 @@ class Seen(NamedTuple):
     posterior: Posterior
     z: Float[Tensor, "n d"]
     other: Posterior | None
+    hidden: Float[Tensor, "n h"] | None = None
 
     def kl(self) -> Float[Tensor, ""]:
         """KL(q(z|x) || N(0, 1)), the batch mean in nats."""
@@ -56,7 +60,8 @@ class Seen(NamedTuple):
     def without_gradient(self) -> "Seen":
         """Return the same, detached: what the phases after the main one work on."""
         posterior = Posterior(self.posterior.mean.detach(), self.posterior.logvar.detach())
-        return self._replace(posterior=posterior, z=self.z.detach(), other=None)
+        hidden = None if self.hidden is None else self.hidden.detach()
+        return self._replace(posterior=posterior, z=self.z.detach(), other=None, hidden=hidden)
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:

@@ -16,9 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from gvae.errors import ModelError
+from gvae.statistician import Statistician
 from gvae.vae import VAE
 
 SCHEMA = 1
+NETWORKS: dict[str, type[VAE]] = {"vae": VAE, "statistician": Statistician}
 ENCODER = "encoder.safetensors"
 _UNREADABLE = (  # what torch.load raises on bytes that are not its own
     RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, OSError,
@@ -80,6 +82,7 @@ def save_encoder(folder: Path, vae: VAE, info: Mapping[str, Any]) -> Path:
         "latents": vae.latents,
         "slots": vae.slot_sizes,
         "likelihood": vae.likelihood,
+        "network": vae.network,
         **info,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
@@ -111,7 +114,14 @@ def load_encoder(path: Path) -> tuple[VAE, dict[str, Any]]:
         schema = info["schema"]
         if schema == SCHEMA:
             shape, likelihood = tuple(info["image_shape"]), info.get("likelihood", "bernoulli")
-            vae = VAE(shape, trunk=info["trunk"], latents=info["latents"], slots=info["slots"], likelihood=likelihood)
+            network = dict(info.get("network", {"kind": "vae"}))
+            kind = network.pop("kind")
+            if kind not in NETWORKS:
+                raise ModelError(f"{file} has a network {kind!r}; this version knows: {', '.join(sorted(NETWORKS))}")
+            vae = NETWORKS[kind](
+                shape, trunk=info["trunk"], latents=info["latents"], slots=info["slots"], likelihood=likelihood,
+                **network,
+            )  # fmt: skip
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"the metadata of {file} is damaged ({error!r}); copy it again or train it again") from error
     if schema != SCHEMA:

@@ -59,14 +59,20 @@ class Excitation(Part):
         """Return weighted excitation, with inhibition in the joint form."""
         truth = self.truth(batch, seen)
         with full_precision(seen.z):
-            answer = self.head(take(seen.z, self._mine))
-            excitation = self.target.loss(answer, truth)
+            answer, excitation = self.excite(batch, take(seen.z, self._mine), truth)
         loss = self.excitation * excitation
         terms = {"excitation": excitation, f"excitation_{self.target.measure}": self.target.score(answer, truth)}
         if self.form == "joint":
             more, named = self.inhibition_loss(seen.z)
             loss, terms = loss + more, {**terms, **named}
         return loss, terms
+
+    def excite(
+        self, batch: Batch, mine: Float[Tensor, "n k"], truth: Shaped[Tensor, "n ..."]
+    ) -> tuple[Float[Tensor, "n a"], Tensor]:
+        """Return the head's answers on z_t and its loss."""
+        answer = self.head(mine)
+        return answer, self.target.loss(answer, truth)
 
     def inhibition_loss(self, z: Float[Tensor, "n d"]) -> tuple[Tensor, Terms]:
         """Return how far the adversary's answer on z_rest is from saying nothing, weighted."""

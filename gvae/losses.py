@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -26,6 +26,28 @@ def squared_error(prediction: Float[Tensor, "n c h w"], images: Float[Tensor, "n
 def kl_to_standard_normal(mean: Float[Tensor, "n d"], logvar: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """KL(N(mean, exp(logvar)) || N(0, 1)) of each latent, nats: Kingma & Welling 2014, appendix B."""
     return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar)
+
+
+def kl_between_gaussians(
+    mean: Float[Tensor, "*batch d"],
+    logvar: Float[Tensor, "*batch d"],
+    other_mean: Float[Tensor, "*batch2 d"],
+    other_logvar: Float[Tensor, "*batch2 d"],
+) -> Float[Tensor, "*out d"]:
+    """KL(N(mean, exp(logvar)) || N(other_mean, exp(other_logvar))) of each latent, nats; the arguments broadcast."""
+    shift = (mean - other_mean).square() * torch.exp(-other_logvar)
+    return 0.5 * (other_logvar - logvar + torch.exp(logvar - other_logvar) + shift - 1.0)
+
+
+def set_bound(
+    log_likelihood: Float[Tensor, "b s"], kl_latents: Float[Tensor, "b s"], kl_context: Float[Tensor, " b"]
+) -> Float[Tensor, " b"]:
+    """L_D of each of b sets of s images, nats: Edwards & Storkey 2017, equation 4 (or 7 to 10, several layers of z).
+
+    ``log_likelihood``: log p(x|c, z). ``kl_latents``: KL of an image's z from p(z|c), summed over layers.
+    ``kl_context``: KL(q(c|D) || p(c)), once a set. (Equation 7 of the paper adds divergences: a slip of sign.)
+    """
+    return (log_likelihood - kl_latents).sum(1) - kl_context
 
 
 def gaussian_log_density(
@@ -69,6 +91,18 @@ def cross_entropy_to_uniform(logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"
     The K-class form of the release's third phase, which drives a binary adversary's output to 0.5.
     """
     return -F.log_softmax(logits, dim=1).mean(1)
+
+
+def mixup_cross_entropy(
+    logits: Float[Tensor, "n k"], truth: Int[Tensor, " n"], other: Int[Tensor, " n"], share: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Share * CE(truth) + (1 - share) * CE(other), nats: the loss on mixtures of Zhang et al. 2018, section 2.
+
+    Linear in its one-hot target, hence the cross-entropy from the mixed target. Row i of ``logits`` is about a mixture
+    of ``share`` of an input of class ``truth`` and the rest of one of class ``other``.
+    """
+    first, second = (F.cross_entropy(logits, target, reduction="none") for target in (truth, other))
+    return share * first + (1 - share) * second
 
 
 def capacity_at(step: int, capacity: float, steps: int) -> float:

@@ -14,6 +14,8 @@ from gvae.trunks.published import (
     Release64Encoder,
     ReleaseDecoder,
     ReleaseEncoder,
+    StatisticianDecoder,
+    StatisticianEncoder,
     StudyDecoder,
     StudyEncoder,
 )
@@ -24,6 +26,7 @@ TRUNKS: dict[str, tuple[Callable[..., Encoder], Callable[..., nn.Module]]] = {
     "release28": (ReleaseEncoder, ReleaseDecoder),
     "release64": (Release64Encoder, Release64Decoder),
     "resnet12": (ResNet12Encoder, ResNet12Decoder),
+    "statistician28": (StatisticianEncoder, StatisticianDecoder),
     "study64": (StudyEncoder, StudyDecoder),
 }
 

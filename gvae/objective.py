@@ -45,9 +45,12 @@ class VAEObjective(nn.Module):
     Phases of a batch: ``main`` (everything but adversaries), ``discriminator`` where the regulariser has one,
     ``adversary`` (of all parts), ``inhibition`` (of the parts whose inhibition stands apart).
 
-    ``classes`` and ``dataset_size`` describe the training part; ``seed`` draws the first weights. ModelError says what
-    does not fit together.
+    ``classes`` and ``dataset_size`` describe the training part; ``seed`` draws the first weights. ``network`` builds
+    the VAE. ModelError says what does not fit together.
     """
+
+    set_size: int = 1
+    """How many images of one class follow each other in its batches; 1: images come in any order."""
 
     def __init__(
         self,
@@ -63,12 +66,13 @@ class VAEObjective(nn.Module):
         warp: Augment | None = None,
         elbo: float = 1.0,
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+        network: Callable[..., VAE] = VAE,
     ):
         super().__init__()
         _check(parts, warp, elbo, image_shape[0])
         self.elbo_weight, self.likelihood, self.dataset_size = elbo, likelihood, dataset_size
         slots = divide(latents, parts, warp)
-        self.vae = VAE(image_shape, trunk=trunk, latents=latents, slots=slots, likelihood=likelihood)
+        self.vae = network(image_shape, trunk=trunk, latents=latents, slots=slots, likelihood=likelihood)
         self.regularizer = regularizer if elbo else Regularizer()
         self.regularizer.build(latents, dataset_size)
         self.parts = nn.ModuleList(parts)

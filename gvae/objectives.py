@@ -16,6 +16,7 @@ from gvae.nets import ImageShape
 from gvae.objective import VAEObjective
 from gvae.part import Part
 from gvae.regularizers import DIPI, DIPII, REGULARIZERS, Beta, Capacity, Factor, Regularizer
+from gvae.set_objective import guided_neural_statistician, neural_statistician
 from gvae.warps import Warps
 
 Likelihood = Literal["bernoulli", "gaussian"]
@@ -154,5 +155,7 @@ OBJECTIVES: dict[str, Callable[..., VAEObjective]] = {
     "guided_instances": _INSTANCES,
     "contrastive": Method("Contrastive encoder: two warps of an image, no VAE (Chen et al. 2020).", Regularizer,
                           Instances, elbo=0.0),
+    "neural_statistician": neural_statistician,
+    "guided_neural_statistician": guided_neural_statistician,
     "guided": guided,
 }  # fmt: skip

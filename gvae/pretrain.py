@@ -81,7 +81,11 @@ def pretrain(
     objective.to(device).train()
     objective.prepare(factors or {})
     asked = {name: (factors or {})[name].to(device) for name in objective.factors}
-    shuffled = Shuffled(images.to(device), labels.to(device), training.batch_size, seed, asked, share)
+    if share.processes > 1 and objective.set_size > 1:
+        raise ModelError("an objective on sets is trained by one process; start it without torchrun")
+    shuffled = Shuffled(
+        images.to(device), labels.to(device), training.batch_size, seed, asked, share, set_size=objective.set_size
+    )
     phases = objective.phases()
     optimisers = build_optimisers(phases, training)
     steps, total = shuffled.steps, shuffled.steps * training.epochs

@@ -10,6 +10,7 @@ from torch import Tensor
 from gvae.batch import Batch
 from gvae.errors import ModelError
 from gvae.seeds import seeded
+from gvae.sets import Sets
 from gvae.share import ALONE, Share
 
 
@@ -17,7 +18,8 @@ class Shuffled:
     """Batches of images (uint8), labels and known factors, all on one device: slices of a new permutation every epoch.
 
     The order of an epoch depends on (seed, epoch) alone and is the same on every device: the CPU draws it, once an
-    epoch. What is left over at an epoch's end is not shown. Of images a batch has this process's ``share``. Raises
+    epoch. What is left over at an epoch's end is not shown. Of images a batch has this process's ``share``.
+    ``set_size``: a batch is as many whole sets of one class as fit it, formed anew every epoch, see `gvae.sets`. Raises
     ModelError for a batch size below 2, above the number of images, or not to be shared evenly.
     """
 
@@ -29,6 +31,8 @@ class Shuffled:
         seed: int,
         factors: Mapping[str, Tensor] = MappingProxyType({}),
         share: Share = ALONE,
+        *,
+        set_size: int = 1,
     ):
         if batch_size < 2 or batch_size > len(images):
             raise ModelError(
@@ -37,7 +41,11 @@ class Shuffled:
         share.check(batch_size)
         self.images, self.labels, self.factors = images, labels, factors
         self.batch_size, self.seed, self.share = batch_size, seed, share
-        self.steps = len(images) // batch_size
+        self._sets = Sets(labels, set_size, batch_size) if set_size > 1 else None
+        shown = len(images)
+        if self._sets:
+            self.batch_size, shown = self._sets.batch_size, self._sets.images
+        self.steps = shown // self.batch_size
         """Batches an epoch."""
         self._epoch, self._order = -1, torch.empty(0)
 
@@ -45,7 +53,10 @@ class Shuffled:
         """Return the batch of a step, counted from the first epoch's start, images as floats in [0, 1]."""
         epoch, position = divmod(step, self.steps)
         if epoch != self._epoch:
-            order = torch.randperm(len(self.images), generator=seeded("cpu", self.seed, 1, epoch))
+            drawn = seeded("cpu", self.seed, 1, epoch)
+            order = torch.randperm(len(self.images), generator=drawn)
+            if self._sets:
+                order = self._sets.form(order, drawn)
             self._epoch, self._order = epoch, order.to(self.images.device)
         index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         noise = seeded(self.images.device, self.seed, 2, step)

@@ -1,7 +1,7 @@
 """The variational autoencoder whose posterior mean is the feature: encode, sample, decode."""
 
 from collections.abc import Collection, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,12 +23,48 @@ class Posterior(NamedTuple):
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
 
+class SetPosterior(nn.Module):
+    """Hidden vectors (n, h) to mean and log-variance side by side (n, 2 d), of an image alone or of a set.
+
+    ``instance_dim``: length of the vectors, one an image, that are pooled over a set.
+    """
+
+    instance_dim: int
+
+    def instances(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n k"]:
+        """Return what is pooled, a vector for each image."""
+        raise NotImplementedError
+
+    def pooled(self, instances: Float[Tensor, "b s k"]) -> Float[Tensor, "b two_d"]:
+        """Return mean and log-variance for sets of s images."""
+        raise NotImplementedError
+
+
+class LinearPosterior(nn.Linear, SetPosterior):
+    """A linear layer; of a set, on the mean of its hidden vectors."""
+
+    def __init__(self, hidden_dim: int, outputs: int):
+        super().__init__(hidden_dim, outputs)
+        self.instance_dim = hidden_dim
+
+    def instances(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n h"]:
+        """Return what is pooled: the hidden vectors."""
+        return hidden
+
+    def pooled(self, instances: Float[Tensor, "b s h"]) -> Float[Tensor, "b two_d"]:
+        """Return mean and log-variance for sets of s images."""
+        return self(instances.mean(1))
+
+
 class VAE(nn.Module):
     """Encoder, Gaussian posterior and decoder over named latent slots.
 
     ``slots`` maps a name to how many latents it has, in order; they must add up to ``latents``. A plain VAE has
     the one slot ``content``. ``likelihood`` says what the decoder gives: ``bernoulli`` logits, ``gaussian`` means.
+    ``beside``: how many numbers the decoder is given besides the latents; 0 but for networks built on this one.
     """
+
+    posterior: SetPosterior
 
     def __init__(
         self,
@@ -38,6 +74,7 @@ class VAE(nn.Module):
         latents: int = 64,
         slots: Mapping[str, int],
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+        beside: int = 0,
     ):
         super().__init__()
         if sum(slots.values()) != latents or min(slots.values()) < 1:
@@ -49,8 +86,13 @@ class VAE(nn.Module):
         self.trunk_name, self.latents, self.slot_sizes = trunk, latents, dict(slots)
         ends = torch.tensor(list(slots.values())).cumsum(0).tolist()
         self.slots = {name: slice(end - size, end) for (name, size), end in zip(slots.items(), ends, strict=True)}
-        self.encoder, self.decoder = build_trunk(trunk, image_shape, latents)
-        self.posterior = nn.Linear(self.encoder.hidden_dim, 2 * latents)
+        self.encoder, self.decoder = build_trunk(trunk, image_shape, latents + beside)
+        self.posterior = LinearPosterior(self.encoder.hidden_dim, 2 * latents)
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What it was built with besides network, latents, slots and likelihood; its ``kind`` for a checkpoint."""
+        return {"kind": "vae"}
 
     def encode(self, images: Float[Tensor, "n c h w"]) -> Posterior:
         """Return q(z|x) for images in [0, 1]; raises ModelError when their shape is not the one trained on."""

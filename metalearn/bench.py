@@ -13,12 +13,13 @@ from metalearn.augmentation import build_augment
 from metalearn.cells import Cell, Mode, slug
 from metalearn.data import build_dataset
 from metalearn.errors import UserError
-from metalearn.extractors import FeatureExtractor
+from metalearn.extractors import FeatureExtractor, Instances, SetExtractor
 from metalearn.features import extract
 from metalearn.learners import FeatureLearner, Learner, learner_class, make_learner
 from metalearn.learners.asks import asks_for_base, give_base
+from metalearn.learners.statistician import Statistician
 from metalearn.meta import meta_trained
-from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
+from metalearn.prepare import depends_on_seed, gives_posterior, make_extractor, refuse_leak
 from metalearn.report import Report, build_report
 from metalearn.run import Run
 from metalearn.schema import BenchConfig, EpisodeSetting, Kind, MetaTrainingConfig
@@ -86,10 +87,21 @@ def check_settings(shared: Bench) -> None:
     for name, kind in shared.config.learners.items():
         if not learner_class(kind.kind).meta_trained:
             make_learner(kind.kind, **kind.options)
+            refuse_without_posterior(name, kind, shared.config)
         elif shared.config.meta_training is None:
             raise UserError(
                 f"learners.{name}: {kind.kind!r} is meta-trained; add a meta_training section to the config"
             )
+
+
+def refuse_without_posterior(name: str, learner: Kind, config: BenchConfig) -> None:
+    """Refuse a learner that pools over sets where an extractor has no posterior of a set."""
+    wrong = [one for one, kind in config.extractors.items() if not gives_posterior(kind)]
+    if wrong and issubclass(learner_class(learner.kind), Statistician):
+        raise UserError(
+            f"learners.{name}: {learner.kind!r} compares posteriors of sets of images, and extractors.{wrong[0]} has "
+            "none; allowed: extractors of kind pretrain, checkpoint or random; give it a benchmark of its own"
+        )
 
 
 def seeds_of(config: BenchConfig, kind: Kind) -> list[int]:
@@ -150,10 +162,9 @@ def measure(
             learner, mode = meta_train_cell(shared, scope, kind, one.extractor, setting, seed)
             counts.append(shared.tested.on_images(learner, setting, scope))
         elif reads_features(kind):
-            learner = make_learner(kind.kind, **kind.options)
-            assert one.features is not None  # extracted, as this learner asks for them
+            learner = make_learner(kind.kind, one.extractor, **kind.options)
             give_base(learner, one.base)
-            counts.append(shared.tested.on_features(learner, one.features, setting, scope))
+            counts.append(shared.tested.on_features(learner, features_for(shared, learner, one), setting, scope))
         else:
             learner, mode = make_learner(kind.kind, one.extractor, **kind.options), "finetuned"
             counts.append(shared.tested.on_images(learner, setting, scope))
@@ -163,6 +174,15 @@ def measure(
     )  # fmt: skip
     shared.run.write_cell(cell)
     return cell
+
+
+def features_for(shared: Bench, learner: Learner, one: Ready) -> Tensor:
+    """Return what a learner reads: an extractor's features, or what is pooled over sets where it pools by itself."""
+    if isinstance(learner, Statistician):
+        assert isinstance(one.extractor, SetExtractor)  # else the learner could not be built on it
+        return extract(Instances(one.extractor), shared.tested.partition, device=shared.device, cache=cache_folder())
+    assert one.features is not None  # extracted, as this learner asks for them
+    return one.features
 
 
 def meta_train_cell(

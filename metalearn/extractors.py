@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gvae.checkpoint import load_encoder
 from gvae.nets import ImageShape, initialise
-from gvae.vae import VAE
+from gvae.vae import VAE, Posterior, SetPosterior
 from metalearn.cells import LabelsUsed
 from metalearn.errors import UserError, unknown
 from metalearn.schema import Kind, ModelConfig
@@ -50,7 +50,24 @@ class Pixels(FeatureExtractor):
         return images.flatten(1)
 
 
-class PosteriorMean(FeatureExtractor):
+class SetExtractor(FeatureExtractor):
+    """An extractor that also has the posterior of any set of images, for learners that compare those of sets.
+
+    ``instance_dim``: length of what is pooled over a set, a vector an image.
+    """
+
+    instance_dim: int
+
+    def instances(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Return a vector an image, from which ``summary`` makes the posterior of any set of them."""
+        raise NotImplementedError
+
+    def summary(self, instances: Float[Tensor, "b s k"]) -> Posterior:
+        """Return the posterior of b sets of s images."""
+        raise NotImplementedError
+
+
+class PosteriorMean(SetExtractor):
     """The posterior mean of a VAE, or of some of its named slots. ``vae`` is the whole of it, decoder too.
 
     ``objective``: what it was pretrained by, None where by none.
@@ -58,6 +75,9 @@ class PosteriorMean(FeatureExtractor):
 
     vae: VAE
     objective: Kind | None = None
+
+    posterior: SetPosterior
+    index: Tensor
 
     def __init__(self, vae: VAE, slots: Sequence[str] | None = None):
         super().__init__()
@@ -67,6 +87,7 @@ class PosteriorMean(FeatureExtractor):
         self.encoder, self.posterior = vae.encoder, vae.posterior
         object.__setattr__(self, "vae", vae)  # no submodule, as the decoder is no part of the features
         self.image_shape, self.latents = vae.image_shape, vae.latents
+        self.instance_dim = vae.posterior.instance_dim
         chosen = list(slots or vae.slots)
         index = [i for slot in chosen for i in range(*vae.slots[slot].indices(vae.latents))]
         self.register_buffer("index", torch.tensor(index), persistent=False)
@@ -80,6 +101,31 @@ class PosteriorMean(FeatureExtractor):
                 "give the dataset that image size, or an encoder of the other"
             )
         return self.posterior(self.encoder(images))[:, : self.latents][:, self.index]
+
+    def instances(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Return what the posterior's network pools: hidden vectors, or of a Neural Statistician one layer further."""
+        return self.posterior.instances(self.encoder(images))
+
+    def summary(self, instances: Float[Tensor, "b s k"]) -> Posterior:
+        """Return the posterior, in the chosen slots, of b sets of s images: their contexts' for a Neural Statistician.
+
+        Of another VAE: that of the mean of a set's hidden vectors.
+        """
+        mean, logvar = self.posterior.pooled(instances).chunk(2, 1)
+        return Posterior(mean[:, self.index], logvar[:, self.index])
+
+
+class Instances(FeatureExtractor):
+    """What an extractor pools over a set: the features of learners that ask for posteriors of sets."""
+
+    def __init__(self, extractor: SetExtractor):
+        super().__init__()
+        self.extractor, self.image_shape = extractor, extractor.image_shape
+        self.feature_dim = extractor.instance_dim
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Return the extractor's instances."""
+        return self.extractor.instances(images)
 
 
 class RandomNetwork(PosteriorMean):

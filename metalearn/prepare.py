@@ -8,7 +8,7 @@ from torch import nn
 from gvae.recorder import Recorder
 from metalearn.encoders import build_objective, encoder_key, forget_state, kept_encoder, pretrain_encoder
 from metalearn.errors import UserError
-from metalearn.extractors import EXTRACTORS, Checkpoint, FeatureExtractor, PosteriorMean, build_extractor
+from metalearn.extractors import EXTRACTORS, Checkpoint, FeatureExtractor, PosteriorMean, SetExtractor, build_extractor
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind, PretrainingConfig
 from tasks.folders import cache_folder
@@ -55,6 +55,12 @@ def depends_on_seed(kind: Kind) -> bool:
     """Whether another seed gives another extractor: it is pretrained here, or draws its weights."""
     build: Any = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip).build
     return kind.kind == "pretrain" or bool(getattr(build, "seeded", False))
+
+
+def gives_posterior(kind: Kind) -> bool:
+    """Whether an extractor has the posterior of a set of images, as far as its kind says."""
+    build: Any = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip).build
+    return kind.kind == "pretrain" or not isinstance(build, type) or issubclass(build, SetExtractor)
 
 
 def refuse_leak(name: str, extractor: nn.Module, tested: Partition) -> None:

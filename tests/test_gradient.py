@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gvae.vae import Posterior
 from metalearn.errors import UserError
+from metalearn.extractors import SetExtractor
 from metalearn.gradient import ANIL, MAML
 from metalearn.learn2learn_loop import independent_clone, inner_step
 from metalearn.learners import LEARNERS, Learner, make_learner
@@ -17,12 +19,12 @@ from metalearn.learners.base import evaluating
 WAYS, SHOTS, DIM = 3, 4, 6
 
 
-class Body(nn.Module):
-    """A small extractor with batch norm; dtype float64."""
+class Body(SetExtractor):
+    """A small extractor with batch norm; dtype float64; of a set it has a posterior about its mean."""
 
     def __init__(self, batch_norm=True, seed=0):
         super().__init__()
-        self.image_shape, self.feature_dim = (1, 2, 3), 5
+        self.image_shape, self.feature_dim, self.instance_dim = (1, 2, 3), 5, 5
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             norm = nn.BatchNorm1d(8) if batch_norm else nn.Identity()
@@ -31,6 +33,13 @@ class Body(nn.Module):
 
     def forward(self, images):
         return self.net(images)
+
+    def instances(self, images):
+        return self(images)
+
+    def summary(self, instances):
+        mean = instances.mean(1)
+        return Posterior(mean, mean.tanh())
 
 
 def task(seed=0, queries=7):

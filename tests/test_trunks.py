@@ -9,7 +9,7 @@ from gvae.errors import ModelError
 from gvae.nets import TRUNKS, build_trunk, initialise
 
 SIDES = (28, 64, 84)
-ONLY = {"release28": 28, "release64": 64, "study64": 64}  # nets published for one size
+ONLY = {"release28": 28, "release64": 64, "statistician28": 28, "study64": 64}  # nets published for one size
 CASES = [
     (trunk, (channels, side, side))
     for trunk in TRUNKS
@@ -105,6 +105,9 @@ def test_published_nets_have_their_parameters(channels):
     assert encoder("release28", 28) == conv(channels, 64, 6) + conv(64, 128, 5) + conv(128, 256, 5)
     assert encoder("release64", 64) == halvings + conv(64, 256, 4)
     assert encoder("study64", 64) == halvings + (64 * 4 * 4 + 1) * 256
+    edwards = sum(conv(*pair, 3, bias=False) for pair in [(channels, 64), (64, 128), (128, 256)])
+    edwards += sum(2 * conv(width, width, 3, bias=False) + 3 * norm(width) for width in (64, 128, 256))
+    assert encoder("statistician28", 28) == edwards
     snell = conv(channels, 64, 3) + 3 * conv(64, 64, 3) + 4 * norm(64)
     assert snell == {1: 111_936, 3: 113_088}[channels]  # as papers give it, with the biases that batch norm takes away
     metaopt = block(channels, 64) + block(64, 160) + block(160, 320) + block(320, 640)

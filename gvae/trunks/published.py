@@ -108,6 +108,58 @@ class StudyDecoder(nn.Module):
         return self.layers(self.linear(z).view(-1, 64, 4, 4))
 
 
+class StatisticianEncoder(Encoder):
+    """The shared encoder of the Neural Statistician on Omniglot: 9 convolutions 3x3, 64 to 256 channels; 28x28 only.
+
+    Edwards & Storkey 2017, appendix B.1: every third has stride 2, batch norm and ELU after each.
+    """
+
+    def __init__(self, image_shape: ImageShape):
+        super().__init__()
+        require_size("statistician28", image_shape, 28)
+        layers: list[nn.Module] = []
+        before = image_shape[0]
+        for width in (64, 128, 256):
+            for stride in (1, 1, 2):
+                layers += _with_norm(nn.Conv2d(before, width, 3, stride, padding=1, bias=False))
+                before = width
+        self.layers = nn.Sequential(*layers)
+        self.hidden_dim = 256 * 4 * 4
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n hidden"]:
+        """Return the flattened last feature map, (n, 4096)."""
+        return self.layers(images).flatten(1)
+
+
+class StatisticianDecoder(nn.Module):
+    """The decoder of the Neural Statistician on Omniglot: 6 convolutions 3x3 and 3 doublings, latents to pixel logits.
+
+    Edwards & Storkey 2017, appendix B.1. The doublings are transposed convolutions 2x2 with stride 2; 4x4 to 28x28
+    pixels takes one convolution without padding, the last one here.
+    """
+
+    def __init__(self, image_shape: ImageShape, latents: int):
+        super().__init__()
+        require_size("statistician28", image_shape, 28)
+        self.linear = nn.Linear(latents, 256 * 4 * 4)
+        layers: list[nn.Module] = []
+        before = 256
+        for width, padding in ((256, 1), (128, 1), (64, 0)):
+            layers += _with_norm(nn.Conv2d(before, width, 3, padding=1, bias=False))
+            layers += _with_norm(nn.Conv2d(width, width, 3, padding=padding, bias=False))
+            layers += _with_norm(nn.ConvTranspose2d(width, width, 2, stride=2, bias=False))
+            before = width
+        self.layers = nn.Sequential(*layers, nn.Conv2d(64, image_shape[0], 1))
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
+        """Return pixel logits, (n, c, 28, 28)."""
+        return self.layers(self.linear(z).view(-1, 256, 4, 4))
+
+
+def _with_norm(layer: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+    return [layer, nn.BatchNorm2d(layer.out_channels), nn.ELU()]
+
+
 def _halvings(channels: int) -> list[nn.Module]:
     """64x64 to 4x4 pixels of 64 channels: what the CelebA net and the study's have in common."""
     layers: list[nn.Module] = []

@@ -15,6 +15,7 @@ from metalearn.learners.nearest_neighbour import NearestNeighbour
 from metalearn.learners.prototypical import Prototypical
 from metalearn.learners.ridge import R2D2, Ridge
 from metalearn.learners.simpleshot import SimpleShot
+from metalearn.learners.statistician import Statistician
 from metalearn.learners.svm import SVM
 from metalearn.schema import Kind
 
@@ -32,6 +33,7 @@ LEARNERS: dict[str, type[Learner] | str] = {
     "baseline": Baseline,
     "baseline++": BaselinePlusPlus,
     "finetune": FineTune,
+    "statistician": Statistician,
     "maml": "metalearn.gradient:MAML",
     "anil": "metalearn.gradient:ANIL",
     "meta_sgd": "metalearn.gradient:MetaSGD",
