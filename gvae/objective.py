@@ -45,12 +45,11 @@ class VAEObjective(nn.Module):
     Phases of a batch: ``main`` (everything but adversaries), ``discriminator`` where the regulariser has one,
     ``adversary`` (of all parts), ``inhibition`` (of the parts whose inhibition stands apart).
 
-    ``classes`` and ``dataset_size`` describe the training part; ``seed`` draws the first weights. ``network`` builds
-    the VAE. ModelError says what does not fit together.
+    ``classes`` and ``dataset_size`` describe the training part; ``seed`` draws the first weights; ``network`` builds
+    the VAE. ``set_size`` images of one class follow each other in its batches. ModelError says what does not fit.
     """
 
     set_size: int = 1
-    """How many images of one class follow each other in its batches; 1: images come in any order."""
 
     def __init__(
         self,
