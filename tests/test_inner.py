@@ -182,7 +182,7 @@ def test_our_trunks_have_rules(trunk, mode):
     """The batched engine takes every trunk of the package, and gives the gradient of learn2learn's loop."""
     from gvae.vae import VAE
 
-    size = {"release28": 28}.get(trunk, 64 if trunk.endswith("64") else 16)
+    size = next((size for size in (28, 64) if trunk.endswith(str(size))), 16)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         body = PosteriorMean(VAE((1, size, size), trunk=trunk, latents=4, slots={"a": 2, "b": 2}), ["b"])
