@@ -16,6 +16,7 @@ from gvae.errors import ModelError
 from gvae.nets import initialise
 from gvae.objectives import OBJECTIVES
 from gvae.pretrain import Training, computing, pretrain
+from gvae.share import ALONE
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHAPE = (3, 16, 16)
@@ -152,7 +153,7 @@ def test_everything_is_undone_together():
     objective, before = make(), switches()
     names = list(objective.state_dict())
     initialise(objective, torch.Generator().manual_seed(1))
-    with computing(objective.vae, Training(memory_format="channels_last"), CPU):
+    with computing(objective, Training(memory_format="channels_last"), CPU, ALONE):
         assert not objective.vae.encoder.layers[3].weight.is_contiguous()
     assert objective.vae.encoder.layers[3].weight.is_contiguous()
     assert switches() == before and list(objective.state_dict()) == names

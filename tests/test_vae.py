@@ -97,7 +97,7 @@ def test_images_of_another_shape_are_refused_with_both_shapes_and_the_fix():
 
 
 def test_an_unknown_trunk_is_named():
-    allowed = "conv, conv4, release28, release64, resnet12, study64"
+    allowed = "conv, conv4, release28, release64, resnet12, statistician28, study64"
     with pytest.raises(ModelError, match=f"unknown trunk 'resnet'; allowed: {allowed}"):
         build_trunk("resnet", (1, 28, 28), 10)
 
