@@ -36,7 +36,7 @@ class MAML(Learner):
     ``transductive`` is true if there is a batch norm.
 
     ``engine``: ``batched`` runs the inner loops of many tasks at once, ``learn2learn`` one by one; gradients are equal.
-    ``auto`` is ``batched``, several times as fast (benchmarks/meta_step.py), where there is a rule for all that the
+    ``auto`` is ``batched``, faster on the whole (benchmarks/meta_step.py), where there is a rule for all that the
     network does (metalearn/batched/rules.py), else ``learn2learn``, and ``unbatched`` then says why.
 
     Raises UserError for an extractor without ``feature_dim``, for another number of classes than ``ways``, for
