@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from metalearn.class_by_class import ClassByClass
+from metalearn.episode_by_episode import EpisodeByEpisode
 from metalearn.errors import UserError
 from metalearn.learners.base import FeatureLearner, Learner
 from metalearn.learners.distance import DistanceLearner
@@ -17,7 +19,6 @@ from tasks.resident import DeviceImages
 from tasks.splits import Partition
 
 _BATCH = 1 << 24  # bytes of float images of the episodes that are brought to the device at once
-_CACHED, _LARGE = 1 << 21, 1 << 26  # bytes of features that are gathered at once: see `episodes_at_once`
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, text), like ``gvae.pretrain.Recorder.progress``."""
@@ -34,11 +35,11 @@ def evaluate_features(
     device: str | torch.device = "cpu",
 ) -> Int[np.ndarray, "episodes"]:
     """How many queries of each of the first ``episodes`` episodes are classified right, ``batch`` episodes
-    at a time (None: `episodes_at_once`).
+    at a time (None: what `ClassByClass` or `EpisodeByEpisode` says).
 
     The batch size changes speed and memory only: every episode is solved on its own. The learner's
     extractor is not used: these are its features. Learner and features are brought to ``device``, where a
-    `DistanceLearner` makes a second copy of them.
+    `DistanceLearner` makes a second copy of them, a third one where images are not in the order of their classes.
 
     Raises UserError for features that are not finite, for a sampler of other labels, and for a learner that
     works on images only.
@@ -51,32 +52,32 @@ def evaluate_features(
     if not finite.all():
         first = int((~finite).nonzero()[0])
         raise UserError(f"{int((~finite).sum())} of {len(features)} features are not finite, the first in row {first}")
-    features, learner, answer = features.detach().to(device), learner.to(device), learner.classify
-    if isinstance(learner, DistanceLearner):
-        features, answer = learner.prepare(features), learner.rank
+    features, learner = features.detach().to(device), learner.to(device)
+    with torch.no_grad():
+        correct = answering(learner, features, known, sampler)
     counts = np.empty(episodes, dtype=np.int64)
-    truth = way_labels((sampler.ways, sampler.queries), device)
-    gather = Gather(features), Gather(features)  # of support and query images
-    for start, drawn in draws(sampler, episodes, batch or episodes_at_once(features, learner, sampler)):
+    for start, drawn in draws(sampler, episodes, batch or correct.at_once):
         if drawn.query.max() >= len(known) or (known[drawn.query] != drawn.classes[..., None]).any():
             raise UserError(f"the sampler draws from other labels than those of these {len(known)} features")
         with torch.no_grad():
-            support, query = gather[0](drawn.support), gather[1](drawn.query).flatten(1, 2)
-            said = answer(support, query).argmax(-1)
-        counts[start : start + len(said)] = (said == truth).sum(-1).cpu().numpy()
+            counts[start : start + len(drawn.classes)] = correct(drawn).cpu().numpy()
     return counts
 
 
-def episodes_at_once(features: Float[Tensor, "n d"], learner: FeatureLearner, sampler: EpisodeSampler) -> int:
-    """How many episodes `evaluate_features` gathers at a time: those whose features take 2 MB, or 64 MB; at least one.
+def answering(
+    learner: FeatureLearner, features: Float[Tensor, "n d"], labels: Int[np.ndarray, "n"], sampler: EpisodeSampler
+) -> ClassByClass | EpisodeByEpisode:
+    """The quicker way to answer episodes with a head.
 
-    2 MB stay in a processor's cache until they are used; heads that iterate (``iterative``) and GPUs want many episodes
-    in each operation. A Gram matrix of all images is never built: with N images of d features it costs N * N * d
-    multiplications, as much as gathering the features for hundreds of thousands of episodes, and N * N numbers.
+    A Gram matrix of all images is never built: with N images of d features it costs N * N * d multiplications, as much
+    as answering hundreds of thousands of episodes, and N * N numbers.
     """
-    images = sampler.ways * (sampler.shots + sampler.queries)
-    many = getattr(learner, "iterative", False) or features.is_cuda
-    return max(1, (_LARGE if many else _CACHED) // (images * features.shape[1] * features.element_size()))
+    if isinstance(learner, DistanceLearner):
+        features = learner.prepare(features)
+        quick = ClassByClass(learner, features, labels, sampler)
+        if quick.pays:
+            return quick
+    return EpisodeByEpisode(learner, features, sampler)
 
 
 def draws(sampler: EpisodeSampler, episodes: int, batch: int) -> Iterator[tuple[int, EpisodeIndices]]:
@@ -89,20 +90,6 @@ def draws(sampler: EpisodeSampler, episodes: int, batch: int) -> Iterator[tuple[
         for start in range(0, len(drawn.classes), batch):
             part = slice(start, start + batch)
             yield first + start, EpisodeIndices(drawn.support[part], drawn.query[part], drawn.classes[part])
-
-
-class Gather:
-    """Rows of a table, gathered into the same memory every time: fresh memory costs more than the copy."""
-
-    def __init__(self, table: Float[Tensor, "n d"]):
-        self.table, self.place = table, table.new_empty(0)
-
-    def __call__(self, rows: Int[np.ndarray, "*shape"]) -> Float[Tensor, "*shape d"]:
-        """Rows; they are valid until the next call."""
-        flat = torch.from_numpy(rows.reshape(-1)).to(self.table.device)
-        if len(self.place) < len(flat):
-            self.place = self.table.new_empty(len(flat), self.table.shape[1])
-        return torch.index_select(self.table, 0, flat, out=self.place[: len(flat)]).unflatten(0, rows.shape)
 
 
 def evaluate_images(

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from metalearn import evaluate
+from metalearn.class_by_class import ClassByClass, first_of_largest
+from metalearn.episode_by_episode import EpisodeByEpisode, Gather
 from metalearn.errors import UserError
-from metalearn.evaluate import Gather, episode_images, episodes_at_once, evaluate_features, evaluate_images
+from metalearn.evaluate import answering, episode_images, evaluate_features, evaluate_images
 from metalearn.learners import LEARNERS, FeatureLearner, Learner, learner_class, make_learner
 from metalearn.learners.asks import give_base
 from tasks.episodes import EpisodeSampler
@@ -37,6 +39,7 @@ ON_FEATURES = [name for name in LEARNERS if issubclass(learner_class(name), Feat
 ON_FEATURES = [name for name in ON_FEATURES if name not in WITH_A_NETWORK]
 METRIC = [("prototypical", {}), ("prototypical", {"metric": "cosine"}), ("prototypical", {"normalise": True}),
           ("nearest_neighbour", {}), ("nearest_neighbour", {"metric": "cosine"}), ("simpleshot", {})]  # fmt: skip
+EXACT = [("prototypical", {}), ("nearest_neighbour", {})]  # of whole numbers
 
 
 @pytest.mark.parametrize("kind", ON_FEATURES)
@@ -80,7 +83,49 @@ def test_how_many_episodes_go_together_is_bounded_by_bytes():
         for kind, megabytes in (("prototypical", 2), ("logistic", 64)):
             bytes_an_episode = 5 * (2 + 3) * dim * 4
             expected = max(1, (megabytes << 20) // bytes_an_episode)
-            assert episodes_at_once(torch.empty(0, dim), make_learner(kind), sampler) == expected
+            assert EpisodeByEpisode(make_learner(kind), torch.empty(0, dim), sampler).at_once == expected
+
+
+@pytest.mark.parametrize("kind,options,whole", [(*each, False) for each in METRIC] + [(*each, True) for each in EXACT])
+@pytest.mark.parametrize("unsorted", [False, True])
+@pytest.mark.parametrize("shots", [1, 3])
+def test_class_by_class_is_episode_by_episode(kind, options, whole, unsorted, shots):
+    """Classes of unequal sizes, sorted or not; whole numbers have equal scores now and then, and the first way wins."""
+    generator = np.random.default_rng(3)
+    labels = np.repeat([7, 2, 5, 11, 3, 4], [9, 14, 10, 30, 8, 12])
+    labels = generator.permutation(labels) if unsorted else np.sort(labels)
+    features = torch.from_numpy(generator.integers(0, 3, (len(labels), 3)) * 6.0)
+    learner = make_learner(kind, **options)
+    give_base(learner, features)
+    if not whole:
+        noise = torch.from_numpy(generator.normal(0, 1, features.shape))
+        features = learner.prepare(features + noise)
+    sampler = EpisodeSampler(labels, ways=4, shots=shots, queries=5, seed=1)
+    drawn = sampler[0:400]
+    found = ClassByClass(learner, features, labels, sampler)(drawn)
+    assert torch.equal(found, EpisodeByEpisode(learner, features, sampler)(drawn))
+    assert 0.15 < found.double().mean() / 20 < 0.9
+
+
+def test_the_way_that_is_quicker_is_taken():
+    """Few points and classes not much larger than the queries of a way; otherwise queries are copied."""
+    labels = np.repeat(np.arange(10), 20)
+    features = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+
+    def way(kind="prototypical", ways=5, shots=1, queries=5):
+        sampler = EpisodeSampler(labels, ways=ways, shots=shots, queries=queries, seed=0)
+        return type(answering(make_learner(kind), features, labels, sampler))
+
+    assert way() is ClassByClass
+    assert way(queries=4) is EpisodeByEpisode  # 5 points, 4 queries
+    assert way(ways=2, queries=4) is EpisodeByEpisode  # 20 images a class
+    assert way("nearest_neighbour", shots=5) is EpisodeByEpisode
+    assert way("ridge") is EpisodeByEpisode
+
+
+def test_the_first_of_equal_scores_is_chosen_as_argmax_does():
+    scores = torch.randint(0, 3, (50, 6, 7), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(first_of_largest(scores), scores.argmax(1))
 
 
 def test_what_is_gathered_is_the_rows_in_the_same_memory():

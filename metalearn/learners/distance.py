@@ -30,9 +30,9 @@ class DistanceLearner(FeatureLearner):
 
     def points(self, support: Float[Tensor, "b ways shots d"]) -> Float[Tensor, "b k d"]:
         """What queries are compared with."""
-        return support.mean(2)
+        return support.mean(2) if support.shape[2] > 1 else support[:, :, 0]  # which needs no copy
 
-    def by_class(self, likeness: Float[Tensor, "b q k"], ways: int) -> Float[Tensor, "b q {ways}"]:
+    def by_class(self, likeness: Float[Tensor, "b k q"], ways: int) -> Float[Tensor, "b {ways} q"]:
         """Likeness to points as likeness to classes."""
         return likeness
 
@@ -41,7 +41,7 @@ class DistanceLearner(FeatureLearner):
     ) -> Float[Tensor, "b q ways"]:
         """``scale`` times minus the squared distance, or the cosine, of what ``embed`` makes of the features."""
         likeness = similarity(self.embed(query), self.points(self.embed(support)), self.metric)
-        return self.scale * self.by_class(likeness, support.shape[1])
+        return self.scale * self.by_class(likeness.mT, support.shape[1]).mT
 
     def prepare(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Embedded features; for distances, which that does not change, less their mean, so that no digits are lost."""
@@ -51,13 +51,19 @@ class DistanceLearner(FeatureLearner):
     def rank(
         self, support: Float[Tensor, "b ways shots d"], query: Float[Tensor, "b q d"]
     ) -> Float[Tensor, "b q ways"]:
-        """Scores that are largest where those of ``classify`` are: ``q.p - |p|^2 / 2`` lacks only ``|q|^2 / 2``."""
+        """Scores that are largest where those of ``classify`` are: see ``sides``."""
+        points, offset = self.sides(support)
+        return self.by_class(torch.baddbmm(offset, points, query.mT), support.shape[1]).mT
+
+    def sides(self, support: Float[Tensor, "b ways shots d"]) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k 1"]]:
+        """Points p and an offset of each, so that ``q.p + offset`` orders the points of a query q as its likeness does.
+
+        Minus half the squared distance lacks only ``|q|^2 / 2``, and the cosine only a factor, both the same for all p.
+        """
         points = self.points(support)
         if self.metric == "cosine":
-            likeness = similarity(query, points, "cosine")
-        else:
-            likeness = torch.baddbmm(points.square().sum(-1).unsqueeze(1), query, points.mT, beta=-0.5)
-        return self.by_class(likeness, support.shape[1])
+            return F.normalize(points, dim=-1), points.new_zeros(*points.shape[:2], 1)
+        return points, torch.linalg.vector_norm(points, dim=-1, keepdim=True).square() / -2
 
 
 def similarity(query: Float[Tensor, "b q d"], points: Float[Tensor, "b k d"], metric: Metric) -> Float[Tensor, "b q k"]:

@@ -28,6 +28,6 @@ class NearestNeighbour(DistanceLearner):
         """Every support image."""
         return support.flatten(1, 2)
 
-    def by_class(self, likeness: Float[Tensor, "b q k"], ways: int) -> Float[Tensor, "b q {ways}"]:
+    def by_class(self, likeness: Float[Tensor, "b k q"], ways: int) -> Float[Tensor, "b {ways} q"]:
         """The largest of a class's."""
-        return likeness.unflatten(-1, (ways, -1)).amax(-1)
+        return likeness.unflatten(1, (ways, -1)).amax(2)
