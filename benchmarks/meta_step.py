@@ -9,11 +9,11 @@ for one channel, and PrototypicalClassifier. Ours: `Learner.meta_losses` in the 
 Networks: learn2learn's OmniglotCNN (64 channels, 28x28, 5 ways, 1 shot), batch norm on each batch of a task; ProtoNet:
 conv4, 60 ways, 1 shot, 5 queries, in train mode. "of peak": floating point operations of learn2learn's step, counted by
 torch, over those of a product of two large matrices in float32 in the same time, measured in the same round.
---malloc: glibc is told to keep freed memory (both ways gain; ours more). The machine's load is printed.
+--malloc: malloc keeps freed memory for both, as it does in `metalearn train` (metalearn/memory.py). The machine's load
+is printed.
 """
 
 import argparse
-import ctypes
 import os
 from collections.abc import Callable
 
@@ -34,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gvae.trunks.few_shot import Conv4Encoder
 from metalearn.learners import Learner, make_learner
+from metalearn.memory import keep_freed_memory
 
 WAYS, LR = 5, 0.4
 Task = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -177,9 +178,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.malloc:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD
+        keep_freed_memory()
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {given.threads} threads, median (least to most) of {given.rounds} rounds")
     for kind in given.only.split(","):

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from gvae.recorder import Recorder
 from gvae.share import Share
 from metalearn.kinds import resolve
+from metalearn.memory import keep_freed_memory
 from metalearn.mistakes import Work
 from metalearn.processes import joined
 from metalearn.run import Run, open_run
@@ -50,6 +51,7 @@ def carry_out(
 
     Of several processes the first owns the run; the job of the others works on an ``Onlooker``.
     """
+    keep_freed_memory()
     resolved = resolve(config)
     with joined(device) as (share, own):
         opened: Run | Onlooker = Onlooker(Path(), share)

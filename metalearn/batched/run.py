@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn.batched.convolution import Convolution
 from metalearn.batched.kernels import Norm, Place, Windows, product
 from metalearn.batched.values import NoRule, Tasks
 
@@ -100,8 +100,11 @@ class Rows:
 
     def times(self, weight: Tensor, once: bool) -> Tensor:
         """The rows times a weight, (b, m, o); ``once``: to be differentiated once only."""
-        if once and weight.dim() == 2 and self.maps is not None:
-            return Convolution.apply(self.maps, weight, self.place).view(self.tasks, -1, weight.shape[-1])
+        if once and weight.dim() == 2 and self.maps is not None and self.place is not None:
+            kernel, stride, padding = self.place
+            shared = weight.T.unflatten(1, (*kernel, -1)).permute(0, 3, 1, 2)
+            maps = F.conv2d(self.maps.permute(0, 3, 1, 2), shared, stride=stride, padding=padding)
+            return maps.permute(0, 2, 3, 1).reshape(self.tasks, -1, weight.shape[-1])
         return product(self.matrix, weight)
 
     @cached_property
