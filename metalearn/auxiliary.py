@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gvae.batch_norm import shared_statistics
 from gvae.objective import VAEObjective
+from gvae.share import ALONE, Share
 from gvae.shuffled import Shuffled
 from gvae.vae import VAE
 from metalearn.errors import UserError
@@ -18,7 +20,8 @@ class Auxiliary:
     The objective takes over the VAE's network, decoder included; what else it has (light decoder, heads, adversaries)
     starts anew from its seed, for no checkpoint holds it. Its first phase is the auxiliary loss; adversaries and
     discriminators take a step of their own after each of the learner's. Batches of ``batch_size`` training images are a
-    function of (seed, iteration) alone, as in pretraining.
+    function of (seed, iteration) alone, as in pretraining. Of several processes each has a ``share`` of every batch;
+    what ``loss`` gives them is, on average, what it would give to one.
 
     Raises UserError for a VAE whose network or slots are not the objective's, and for an objective whose encoder takes
     two steps a batch (the release's form of inhibition).
@@ -35,8 +38,10 @@ class Auxiliary:
         learning_rate: float,
         seed: int,
         device: str | torch.device,
+        share: Share = ALONE,
     ):
-        self.weight, self.objective = weight, objective
+        share.check(batch_size, "training.auxiliary.batch_size")
+        self.weight, self.objective, self.share = weight, objective, share
         adopt(objective, vae)
         objective.to(device).train()
         objective.prepare({name: torch.from_numpy(values) for name, values in train.factors.items()})
@@ -49,7 +54,7 @@ class Auxiliary:
         }
         known = {name: torch.from_numpy(train.factors[name]).to(device) for name in objective.factors}
         images, labels = torch.from_numpy(train.images()).to(device), torch.from_numpy(train.labels).to(device)
-        self._batches = Shuffled(images, labels, batch_size, seed, known)
+        self._batches = Shuffled(images, labels, batch_size, seed, known, share)
 
     def parameters(self) -> list[nn.Parameter]:
         """What the learner's optimiser trains for it: all but adversaries, the extractor's own parameters included."""
@@ -58,7 +63,8 @@ class Auxiliary:
     def loss(self, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted loss of an iteration's batch, and its terms by name, unweighted and detached."""
         self._batch = self._batches[iteration]
-        loss, terms = self._main.loss(self._batch)
+        with shared_statistics(self.objective.image_nets, self.share):
+            loss, terms = self._main.loss(self._batch)
         named = {f"auxiliary/{name}": value.detach() for name, value in {"loss": loss, **terms}.items()}
         return self.weight * loss, named
 
@@ -67,9 +73,11 @@ class Auxiliary:
         named: dict[str, Tensor] = {}
         for phase in self._others:
             optimiser = self._optimisers[phase.optimiser]
-            loss, terms = phase.loss(self._batch)
+            with shared_statistics(self.objective.image_nets, self.share):
+                loss, terms = phase.loss(self._batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            loss, terms = self.share.average(phase.parameters, loss, terms)
             optimiser.step()
             named |= {f"auxiliary/{name}": value.detach() for name, value in terms.items()}
         return named

@@ -46,10 +46,14 @@ def pretrain(config: PretrainConfig, run: Run, *, data_root: Path, device: str) 
 
 
 def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> None:
-    """Meta-train one learner from an extractor's network, then test it in every episode setting."""
-    began = time.monotonic()
-    dataset = build_dataset(config.dataset, data_root, run.report)
-    tested = Tested(dataset, config.episodes, device, run.progress)
+    """Meta-train one learner from an extractor's network, then test it in every episode setting.
+
+    Several processes share the tasks of every meta-batch and the episodes of validation and test.
+    """
+    began, share = time.monotonic(), run.share
+    with share.after_first():
+        dataset = build_dataset(config.dataset, data_root, run.report)
+    tested = Tested(dataset, config.episodes, device, run.progress, share)
     build_augment(config.training.augmentation, dataset.train.image_shape[0])  # refuse what would fail after hours
     for setting in config.episodes.settings:
         tested.sampler(setting)
@@ -60,12 +64,12 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
             )
     extractor, seconds = make_extractor(
         config.extractor, config.seed, dataset=dataset, pretraining=config.pretraining,
-        recorder=run.scope("pretraining"), device=device,
+        recorder=run.scope("pretraining"), device=device, share=share,
     )  # fmt: skip
     refuse_leak(config.extractor.kind, extractor, tested.partition)
     learner, mode = meta_trained(
         config.learner, extractor, config.training, dataset, config.seed, state=run.checkpoints / "meta.pt",
-        recorder=run.scope("meta"), device=device,
+        recorder=run.scope("meta"), device=device, share=share,
     )  # fmt: skip
     cells = []
     for setting in config.episodes.settings:

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 from gvae.recorder import Recorder
+from gvae.share import ALONE, Share
 from metalearn.augmentation import build_augment
 from metalearn.auxiliary import Auxiliary, encoder_of
 from metalearn.cells import Mode
@@ -26,6 +27,7 @@ def meta_trained(
     state: Path,
     recorder: Recorder,
     device: str,
+    share: Share = ALONE,
 ) -> tuple[Learner, Mode]:
     """Meta-train on the training classes from a copy of the extractor's network; validation episodes choose.
 
@@ -40,14 +42,14 @@ def meta_trained(
         meta_batch=budget.meta_batch, iterations=budget.iterations, learning_rate=budget.learning_rate, seed=seed,
         schedule=budget.schedule, eval_every=budget.eval_every, eval_episodes=budget.eval_episodes,
         patience=budget.patience, augment=build_augment(budget.augmentation, dataset.train.image_shape[0]),
-        auxiliary=auxiliary_losses(budget, learner, dataset, seed, device), tasks_at_once=budget.tasks_at_once,
-        device=device, state=state, recorder=recorder,
+        auxiliary=auxiliary_losses(budget, learner, dataset, seed, device, share),
+        tasks_at_once=budget.tasks_at_once, device=device, state=state, recorder=recorder, share=share,
     )  # fmt: skip
     return learner, "finetuned" if extractor.pretrained else "end_to_end"
 
 
 def auxiliary_losses(
-    budget: MetaTrainingConfig, learner: Learner, dataset: Dataset, seed: int, device: str
+    budget: MetaTrainingConfig, learner: Learner, dataset: Dataset, seed: int, device: str, share: Share = ALONE
 ) -> Auxiliary | None:
     """Build the losses that ``budget.auxiliary`` asks for on a learner's network; None where it asks for none.
 
@@ -67,5 +69,5 @@ def auxiliary_losses(
     built = build_objective(dataset, objective, ModelConfig(trunk=vae.trunk_name, latents=vae.latents), seed)
     return Auxiliary(
         built, vae, dataset.train, weight=asked.weight, batch_size=asked.batch_size,
-        learning_rate=budget.learning_rate, seed=seed, device=device,
+        learning_rate=budget.learning_rate, seed=seed, device=device, share=share,
     )  # fmt: skip

@@ -29,12 +29,14 @@ class Learner(nn.Module):
     ``adapt`` takes the support set of one episode and returns a classifier; it leaves the learner as it
     was, parameters and buffers alike, and is deterministic. ``reference`` cites the method.
     ``transductive`` says whether the answer to one query depends on the other queries. ``meta_trained``
-    says whether the method only makes sense after ``metalearn.train.meta_train``.
+    says whether the method only makes sense after ``metalearn.train.meta_train``. ``by_running`` says whether
+    ``meta_losses`` in train mode lets running statistics follow the images of an episode, then normalises by them.
     """
 
     reference: ClassVar[str]
     transductive: bool = False
     meta_trained: ClassVar[bool] = False
+    by_running: bool = False
 
     def adapt(self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Classifier:
         """Learn from support images and their labels 0..ways-1 (any order, equally many of each class).
