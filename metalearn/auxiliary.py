@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from gvae.batch_norm import shared_statistics
-from gvae.objective import VAEObjective
+from gvae.objective import Phase, VAEObjective
 from gvae.share import ALONE, Share
 from gvae.shuffled import Shuffled
 from gvae.vae import VAE
 from metalearn.errors import UserError
 from tasks.splits import Partition
+
+AUXILIARY_BATCH = "auxiliary.batch_size"  # the setting
 
 
 class Auxiliary:
@@ -40,15 +42,11 @@ class Auxiliary:
         device: str | torch.device,
         share: Share = ALONE,
     ):
-        share.check(batch_size, "training.auxiliary.batch_size")
+        share.check(batch_size, AUXILIARY_BATCH)
         self.weight, self.objective, self.share = weight, objective, share
         adopt(objective, vae)
         objective.to(device).train()
-        objective.prepare({name: torch.from_numpy(values) for name, values in train.factors.items()})
-        main, *self._others = objective.phases()
-        if any(phase.optimiser == main.optimiser for phase in self._others):
-            raise UserError("auxiliary.objective: form 'release' moves the encoder twice a batch; allowed: form: joint")
-        self._main = main
+        self._main, *self._others = phases_of(objective, train)
         self._optimisers = {
             phase.optimiser: torch.optim.Adam(phase.parameters, learning_rate) for phase in self._others
         }
@@ -107,6 +105,15 @@ def encoder_of(extractor: nn.Module | None) -> VAE:
             "checkpoint and random; leave auxiliary out"
         )
     return found
+
+
+def phases_of(objective: VAEObjective, train: Partition) -> list[Phase]:
+    """Prepare an objective for the training images; return its phases. UserError where two of them move the encoder."""
+    objective.prepare({name: torch.from_numpy(values) for name, values in train.factors.items()})
+    main, *others = objective.phases()
+    if any(phase.optimiser == main.optimiser for phase in others):
+        raise UserError("auxiliary.objective: form 'release' moves the encoder twice a batch; allowed: form: joint")
+    return [main, *others]
 
 
 def adopt(objective: VAEObjective, vae: VAE) -> None:

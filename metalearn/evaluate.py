@@ -76,7 +76,7 @@ def episodes_at_once(features: Float[Tensor, "n d"], learner: FeatureLearner, sa
     multiplications, as much as gathering the features for hundreds of thousands of episodes, and N * N numbers.
     """
     images = sampler.ways * (sampler.shots + sampler.queries)
-    many = getattr(learner, "iterative", False) or features.is_cuda
+    many = learner.iterative or features.is_cuda
     return max(1, (_LARGE if many else _CACHED) // (images * features.shape[1] * features.element_size()))
 
 

@@ -12,8 +12,8 @@ from metalearn.encoders import pretrain_encoder
 from metalearn.errors import UserError
 from metalearn.features import extract as extract_features
 from metalearn.learners import takes
-from metalearn.meta import meta_trained
-from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
+from metalearn.meta import meta_trained, refuse_untrainable
+from metalearn.prepare import before_training, depends_on_seed, make_extractor, refuse_leak
 from metalearn.quick import quickstart
 from metalearn.record import read_metrics
 from metalearn.report import build_report
@@ -62,6 +62,8 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
                 f"episodes.settings has {setting}, but {config.learner.kind!r} is trained for training.ways="
                 f"{config.training.ways} and can answer no other; make them equal, or give one run a setting"
             )
+    untrained = before_training(config.extractor, config.seed, dataset=dataset, pretraining=config.pretraining)
+    refuse_untrainable(config.learner, untrained, config.training, dataset, config.seed, share)
     extractor, seconds = make_extractor(
         config.extractor, config.seed, dataset=dataset, pretraining=config.pretraining,
         recorder=run.scope("pretraining"), device=device, share=share,

@@ -31,16 +31,11 @@ def make_extractor(
 
     ``share``: several processes pretrain it together, and each builds the same.
     """
-    choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
-    shape = dataset.train.image_shape
+    found = before_training(kind, seed, dataset=dataset, pretraining=pretraining)  # says what is wrong, such as a slot
     if kind.kind != "pretrain":
-        return Prepared(
-            build_extractor(choice.build, choice.options, image_shape=shape, seed=seed, model=pretraining.model), 0.0
-        )
+        return Prepared(found, 0.0)
     objective = Kind.model_validate(kind.options["objective"])
     model, training = pretraining.model, pretraining.training
-    slots = kind.options.get("slots")
-    PosteriorMean(build_objective(dataset, objective, model, seed).vae, slots)  # a wrong slot is said before training
     folder = cache_folder() / "encoders" / encoder_key(dataset, objective, model, training, seed, device, share)
 
     def make() -> Path:
@@ -53,8 +48,22 @@ def make_extractor(
         return made
 
     path, info = kept_encoder(folder, make, recorder, share)
-    extractor = Checkpoint(shape, path=str(path), slots=slots)
+    extractor = Checkpoint(dataset.train.image_shape, path=str(path), slots=kind.options.get("slots"))
     return Prepared(extractor.eval(), float(info["seconds"]))
+
+
+def before_training(
+    kind: Kind, seed: int, *, dataset: Dataset, pretraining: PretrainingConfig
+) -> FeatureExtractor:
+    """Build an extractor as ``make_extractor`` does, but leave an encoder that it would pretrain as it begins."""
+    choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
+    model, shape = pretraining.model, dataset.train.image_shape
+    if kind.kind != "pretrain":
+        return build_extractor(choice.build, choice.options, image_shape=shape, seed=seed, model=model)
+    objective = Kind.model_validate(kind.options["objective"])
+    found = PosteriorMean(build_objective(dataset, objective, model, seed).vae, kind.options.get("slots"))
+    found.objective = objective
+    return found.eval()
 
 
 def depends_on_seed(kind: Kind) -> bool:
