@@ -37,8 +37,8 @@ class Share:
         """Whether this is process 0, the one that writes and validates."""
         return self.rank == 0
 
-    def check(self, batch_size: int) -> None:
-        """Raise ModelError unless a batch can be divided into equal shares."""
+    def check(self, batch_size: int, key: str = "training.batch_size") -> None:
+        """Raise ModelError, naming the setting ``key``, unless a batch can be divided into equal shares."""
 
     def mine(self, whole: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
         """Return this process's rows of something that has a row for each image of the batch."""
@@ -58,8 +58,11 @@ class Share:
         """Average the gradients of parameters over processes, in place; return loss and terms averaged, detached."""
         return loss, terms
 
-    def tell(self, value: Plain) -> Plain:
-        """Return the value that process 0 has, on every process, once it has come to this point."""
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Add each tensor up over processes, in place."""
+
+    def tell(self, value: Plain, source: int = 0) -> Plain:
+        """Return the value that process ``source`` has, on every process, once it has come to this point."""
         return value
 
     @contextmanager
@@ -81,13 +84,13 @@ class Processes(Share):
     def __init__(self) -> None:
         self.rank, self.processes = dist.get_rank(), dist.get_world_size()
 
-    def check(self, batch_size: int) -> None:
-        """Raise ModelError unless a batch can be divided into equal shares."""
+    def check(self, batch_size: int, key: str = "training.batch_size") -> None:
+        """Raise ModelError, naming the setting ``key``, unless a batch can be divided into equal shares."""
         if batch_size % self.processes:
             below = batch_size - batch_size % self.processes
             allowed = ", ".join(str(size) for size in (below, below + self.processes) if size)
             raise ModelError(
-                f"training.batch_size: given {batch_size}, the batch of all {self.processes} processes together; "
+                f"{key}: given {batch_size}, the batch of all {self.processes} processes together; "
                 f"allowed: a multiple of {self.processes}, such as {allowed}; or start another number of processes"
             )
 
@@ -107,24 +110,29 @@ class Processes(Share):
     def average(
         self, parameters: Sequence[nn.Parameter], loss: Tensor, terms: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Average the gradients of parameters over processes, in place; return loss and terms averaged, detached.
-
-        One reduction of one flat vector, so that every process goes on with the same bits.
-        """
+        """Average the gradients of parameters over processes, in place; return loss and terms averaged, detached."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         numbers = torch.stack([value.detach().to(loss.dtype) for value in (loss, *terms.values())])
-        flat = _reduce(torch.cat([*(gradient.flatten() for gradient in gradients), numbers])).div_(self.processes)
-        *means, numbers = flat.split([*(gradient.numel() for gradient in gradients), len(numbers)])
-        for gradient, mean in zip(gradients, means, strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        self.add([*gradients, numbers])
+        for total in (*gradients, numbers):
+            total.div_(self.processes)
         loss, *rest = numbers.unbind()
         return loss, dict(zip(terms, rest, strict=True))
 
-    def tell(self, value: Plain) -> Plain:
-        """Return the value that process 0 has, on every process, once it has come to this point."""
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Add each tensor up over processes, in place.
+
+        One reduction of one flat vector, so that every process goes on with the same bits.
+        """
+        flat = _reduce(torch.cat([tensor.flatten() for tensor in tensors]))
+        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+    def tell(self, value: Plain, source: int = 0) -> Plain:
+        """Return the value that process ``source`` has, on every process, once it has come to this point."""
         told: list[Any] = [value]
         with _lost():
-            dist.broadcast_object_list(told, src=0)
+            dist.broadcast_object_list(told, src=source)
         return told[0]
 
 

@@ -5,11 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gvae.objective import VAEObjective
+from gvae.batch_norm import shared_statistics
+from gvae.objective import Phase, VAEObjective
+from gvae.share import ALONE, Share
 from gvae.shuffled import Shuffled
 from gvae.vae import VAE
 from metalearn.errors import UserError
 from tasks.splits import Partition
+
+AUXILIARY_BATCH = "auxiliary.batch_size"  # the setting
 
 
 class Auxiliary:
@@ -18,7 +22,8 @@ class Auxiliary:
     The objective takes over the VAE's network, decoder included; what else it has (light decoder, heads, adversaries)
     starts anew from its seed, for no checkpoint holds it. Its first phase is the auxiliary loss; adversaries and
     discriminators take a step of their own after each of the learner's. Batches of ``batch_size`` training images are a
-    function of (seed, iteration) alone, as in pretraining.
+    function of (seed, iteration) alone, as in pretraining. Of several processes each has a ``share`` of every batch;
+    what ``loss`` gives them is, on average, what it would give to one.
 
     Raises UserError for a VAE whose network or slots are not the objective's, and for an objective whose encoder takes
     two steps a batch (the release's form of inhibition).
@@ -35,21 +40,19 @@ class Auxiliary:
         learning_rate: float,
         seed: int,
         device: str | torch.device,
+        share: Share = ALONE,
     ):
-        self.weight, self.objective = weight, objective
+        share.check(batch_size, AUXILIARY_BATCH)
+        self.weight, self.objective, self.share = weight, objective, share
         adopt(objective, vae)
         objective.to(device).train()
-        objective.prepare({name: torch.from_numpy(values) for name, values in train.factors.items()})
-        main, *self._others = objective.phases()
-        if any(phase.optimiser == main.optimiser for phase in self._others):
-            raise UserError("auxiliary.objective: form 'release' moves the encoder twice a batch; allowed: form: joint")
-        self._main = main
+        self._main, *self._others = phases_of(objective, train)
         self._optimisers = {
             phase.optimiser: torch.optim.Adam(phase.parameters, learning_rate) for phase in self._others
         }
         known = {name: torch.from_numpy(train.factors[name]).to(device) for name in objective.factors}
         images, labels = torch.from_numpy(train.images()).to(device), torch.from_numpy(train.labels).to(device)
-        self._batches = Shuffled(images, labels, batch_size, seed, known)
+        self._batches = Shuffled(images, labels, batch_size, seed, known, share)
 
     def parameters(self) -> list[nn.Parameter]:
         """What the learner's optimiser trains for it: all but adversaries, the extractor's own parameters included."""
@@ -58,7 +61,8 @@ class Auxiliary:
     def loss(self, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted loss of an iteration's batch, and its terms by name, unweighted and detached."""
         self._batch = self._batches[iteration]
-        loss, terms = self._main.loss(self._batch)
+        with shared_statistics(self.objective.image_nets, self.share):
+            loss, terms = self._main.loss(self._batch)
         named = {f"auxiliary/{name}": value.detach() for name, value in {"loss": loss, **terms}.items()}
         return self.weight * loss, named
 
@@ -67,9 +71,11 @@ class Auxiliary:
         named: dict[str, Tensor] = {}
         for phase in self._others:
             optimiser = self._optimisers[phase.optimiser]
-            loss, terms = phase.loss(self._batch)
+            with shared_statistics(self.objective.image_nets, self.share):
+                loss, terms = phase.loss(self._batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            loss, terms = self.share.average(phase.parameters, loss, terms)
             optimiser.step()
             named |= {f"auxiliary/{name}": value.detach() for name, value in terms.items()}
         return named
@@ -99,6 +105,15 @@ def encoder_of(extractor: nn.Module | None) -> VAE:
             "checkpoint and random; leave auxiliary out"
         )
     return found
+
+
+def phases_of(objective: VAEObjective, train: Partition) -> list[Phase]:
+    """Prepare an objective for the training images; return its phases. UserError where two of them move the encoder."""
+    objective.prepare({name: torch.from_numpy(values) for name, values in train.factors.items()})
+    main, *others = objective.phases()
+    if any(phase.optimiser == main.optimiser for phase in others):
+        raise UserError("auxiliary.objective: form 'release' moves the encoder twice a batch; allowed: form: joint")
+    return [main, *others]
 
 
 def adopt(objective: VAEObjective, vae: VAE) -> None:

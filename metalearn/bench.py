@@ -1,5 +1,6 @@
 """The benchmark: extractors x learners x episode settings x seeds, the same episodes for all, one paired report."""
 
+import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,13 @@ from metalearn.augmentation import build_augment
 from metalearn.cells import Cell, Mode, slug
 from metalearn.data import build_dataset
 from metalearn.errors import UserError
+from metalearn.evaluate import located
 from metalearn.extractors import FeatureExtractor, Instances, SetExtractor
 from metalearn.features import extract
-from metalearn.learners import FeatureLearner, Learner, learner_class, make_learner
+from metalearn.learners import Learner, learner_class, make_learner
 from metalearn.learners.asks import asks_for_base, give_base
-from metalearn.learners.statistician import Statistician
-from metalearn.meta import meta_trained
-from metalearn.prepare import depends_on_seed, gives_posterior, make_extractor, refuse_leak
+from metalearn.meta import meta_trained, refuse_untrainable
+from metalearn.prepare import before_training, depends_on_seed, gives_posterior, make_extractor, refuse_leak
 from metalearn.report import Report, build_report
 from metalearn.run import Run
 from metalearn.schema import BenchConfig, EpisodeSetting, Kind, MetaTrainingConfig
@@ -78,26 +79,35 @@ def bench(config: BenchConfig, run: Run, *, data_root: Path, device: str) -> Rep
 
 
 def check_settings(shared: Bench) -> None:
-    """Refuse before any work what would fail after hours: impossible episodes, learner options, augmentation."""
+    """Refuse before any work what would fail after hours: impossible episodes, learners, augmentation."""
     for training in (shared.config.pretraining.training, shared.config.meta_training):
         if training is not None:
             build_augment(training.augmentation, shared.dataset.train.image_shape[0])
     for setting in shared.config.episodes.settings:
         shared.tested.sampler(setting)
+    trained = {name: kind for name, kind in shared.config.learners.items() if learner_class(kind.kind).meta_trained}
     for name, kind in shared.config.learners.items():
-        if not learner_class(kind.kind).meta_trained:
+        if name not in trained:
             make_learner(kind.kind, **kind.options)
             refuse_without_posterior(name, kind, shared.config)
         elif shared.config.meta_training is None:
             raise UserError(
                 f"learners.{name}: {kind.kind!r} is meta-trained; add a meta_training section to the config"
             )
+    for one, extractor in shared.config.extractors.items() if trained else ():
+        untrained = before_training(
+            extractor, shared.config.seeds[0], dataset=shared.dataset, pretraining=shared.config.pretraining
+        )
+        for name, kind in trained.items():
+            budget = budget_of(shared, shared.config.episodes.settings[0])
+            with located(f"learners.{name} on extractors.{one}"):
+                refuse_untrainable(kind, copy.deepcopy(untrained), budget, shared.dataset, shared.config.seeds[0])
 
 
 def refuse_without_posterior(name: str, learner: Kind, config: BenchConfig) -> None:
     """Refuse a learner that pools over sets where an extractor has no posterior of a set."""
     wrong = [one for one, kind in config.extractors.items() if not gives_posterior(kind)]
-    if wrong and issubclass(learner_class(learner.kind), Statistician):
+    if wrong and learner_class(learner.kind).reads == "instances":
         raise UserError(
             f"learners.{name}: {learner.kind!r} compares posteriors of sets of images, and extractors.{wrong[0]} has "
             "none; allowed: extractors of kind pretrain, checkpoint or random; give it a benchmark of its own"
@@ -133,7 +143,7 @@ def prepare(shared: Bench, name: str, kind: Kind, seed: int) -> Ready:
 def reads_features(kind: Kind) -> bool:
     """Whether a learner of this kind is tested on features, as it is: not on images, not after meta-training."""
     found = learner_class(kind.kind)
-    return issubclass(found, FeatureLearner) and not found.meta_trained
+    return found.reads != "images" and not found.meta_trained
 
 
 def reads_base(kind: Kind) -> bool:
@@ -178,7 +188,7 @@ def measure(
 
 def features_for(shared: Bench, learner: Learner, one: Ready) -> Tensor:
     """Return what a learner reads: an extractor's features, or what is pooled over sets where it pools by itself."""
-    if isinstance(learner, Statistician):
+    if learner.reads == "instances":
         assert isinstance(one.extractor, SetExtractor)  # else the learner could not be built on it
         return extract(Instances(one.extractor), shared.tested.partition, device=shared.device, cache=cache_folder())
     assert one.features is not None  # extracted, as this learner asks for them
@@ -189,12 +199,17 @@ def meta_train_cell(
     shared: Bench, scope: str, kind: Kind, extractor: FeatureExtractor, setting: EpisodeSetting, seed: int
 ) -> tuple[Learner, Mode]:
     """Meta-train a learner from an extractor's network at the ways and shots that it will be tested at."""
-    assert shared.config.meta_training is not None  # checked before any work
-    budget = MetaTrainingConfig(ways=setting.ways, shots=setting.shots, **shared.config.meta_training.model_dump())
     return meta_trained(
-        kind, extractor, budget, shared.dataset, seed, state=shared.run.checkpoints / f"{slug(*scope.split('/'))}.pt",
+        kind, extractor, budget_of(shared, setting), shared.dataset, seed,
+        state=shared.run.checkpoints / f"{slug(*scope.split('/'))}.pt",
         recorder=shared.run.scope(scope), device=shared.device,
     )  # fmt: skip
+
+
+def budget_of(shared: Bench, setting: EpisodeSetting) -> MetaTrainingConfig:
+    """How learners are meta-trained for a setting."""
+    assert shared.config.meta_training is not None  # checked before any work
+    return MetaTrainingConfig(ways=setting.ways, shots=setting.shots, **shared.config.meta_training.model_dump())
 
 
 def show_hparams(run: Run, name: str, kind: Kind, learner_name: str, learner: Kind, cells: list[Cell]) -> None:

@@ -9,8 +9,8 @@ import typer
 
 from metalearn import __version__
 from metalearn.given import choose_device, find_data_root
-from metalearn.mistakes import Stop, Work, explained
-from metalearn.processes import require_one
+from metalearn.mistakes import INTERRUPTED, MISTAKE, Stop, Work, explained
+from metalearn.processes import require_one, speaks
 
 JOBS = {
     "pretrain": ("metalearn.jobs", "Pretrain an encoder."),
@@ -38,6 +38,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no re
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Dataset = Annotated[str, typer.Argument(help="Name of a dataset; see: metalearn list datasets", show_default=False)]
 
+_USAGE: Any = typer.BadParameter.__base__  # click's UsageError, whether click is typer's own or not
 _PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 app = typer.Typer(no_args_is_help=True, help="Few-shot benchmarks of Guided-VAE features.", **_PLAIN)
 data = typer.Typer(no_args_is_help=True, help="Datasets: what there is, fetch and pack, verify.", **_PLAIN)
@@ -219,9 +220,14 @@ def _with_dataset(
 def main() -> None:
     """Entry point of the console script: exit status 0, 2 for a mistake (said on stderr), 130 for an interrupt."""
     try:
-        app()
+        status = app(standalone_mode=False)
+    except _USAGE as error:
+        if speaks():
+            error.show()
+        sys.exit(MISTAKE)
     except Stop as stop:
         sys.exit(stop.status)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    sys.exit(status)

@@ -28,15 +28,17 @@ from tasks.splits import Dataset
 
 
 def encoder_key(
-    dataset: Dataset, objective: Kind, model: ModelConfig, training: TrainingConfig, seed: int, device: str
-) -> str:
+    dataset: Dataset, objective: Kind, model: ModelConfig, training: TrainingConfig, seed: int, device: str,
+    share: Share = ALONE,
+) -> str:  # fmt: skip
     """Hash of everything that the weights of an encoder are a function of."""
     choice = check_kind("objective", objective, OBJECTIVES, TABLES["objective"].skip)
     budget = training.model_dump(exclude={"checkpoint_seconds"})
+    shared = {"processes": share.processes} if share.processes > 1 else {}
     return key_of(
         code=code_fingerprint(), images=dataset.train.fingerprint, classes=dataset.train.class_names, seed=seed,
         objective=choice.kind.model_dump(), model=model.model_dump(), training=budget, device=device.split(":")[0],
-        threads=torch.get_num_threads(),
+        threads=torch.get_num_threads(), **shared,
     )  # fmt: skip
 
 
@@ -102,17 +104,31 @@ def pretrain_encoder(
     return save_encoder(folder, built.vae, info)
 
 
-def kept_encoder(folder: Path, make: Callable[[], Path], recorder: Recorder) -> tuple[Path, dict[str, Any]]:
-    """Return the encoder kept in ``folder`` with its info, or make it; a damaged one is made again and said so."""
+def kept_encoder(
+    folder: Path, make: Callable[[], Path], recorder: Recorder, share: Share = ALONE
+) -> tuple[Path, dict[str, Any]]:
+    """Return the encoder kept in ``folder`` with its info, or make it; a damaged one is made again and said so.
+
+    Of several processes the first looks, and all make it; they need a folder that all can read.
+    """
     path = folder / ENCODER
-    if path.exists():
-        try:
-            return path, load_encoder(path)[1]
-        except ModelError as error:
-            recorder.text(0, "cache", f"kept encoder {path} is damaged and is trained again: {error}")
-            path.unlink()
-    made = make()
-    return made, load_encoder(made)[1]
+    if not share.tell(share.first and is_whole(path, recorder)):
+        make()
+    share.tell(None)  # it is written when the first process comes to this point
+    return path, load_encoder(path)[1]
+
+
+def is_whole(path: Path, recorder: Recorder) -> bool:
+    """Whether an encoder is kept in a file; a damaged one is removed and said so."""
+    if not path.exists():
+        return False
+    try:
+        load_encoder(path)
+    except ModelError as error:
+        recorder.text(0, "cache", f"kept encoder {path} is damaged and is trained again: {error}")
+        path.unlink()
+        return False
+    return True
 
 
 def forget_state(folder: Path) -> None:

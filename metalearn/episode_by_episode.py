@@ -26,7 +26,7 @@ class EpisodeByEpisode:
         self.answer = learner.rank if isinstance(learner, DistanceLearner) else learner.classify
         self.support, self.query = Gather(features), Gather(features)
         images = sampler.ways * (sampler.shots + sampler.queries)
-        many = getattr(learner, "iterative", False) or features.is_cuda
+        many = learner.iterative or features.is_cuda
         self.at_once = max(1, (_LARGE if many else _CACHED) // (images * features.shape[1] * features.element_size()))
 
     def __call__(self, drawn: EpisodeIndices) -> Int[Tensor, "b"]:

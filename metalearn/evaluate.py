@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gvae.share import ALONE, Share
 from metalearn.class_by_class import ClassByClass
 from metalearn.episode_by_episode import EpisodeByEpisode
 from metalearn.errors import UserError
@@ -100,23 +101,27 @@ def evaluate_images(
     *,
     device: str | torch.device = "cpu",
     progress: Progress = lambda done, total, text: None,
+    share: Share = ALONE,
 ) -> Int[np.ndarray, "episodes"]:
     """How many queries of each of the first ``episodes`` episodes are classified right, adapting to each on
     its own.
 
     images: a part, or its images on ``device`` already. The learner is brought to ``device`` and is otherwise left as
-    it was. Raises UserError, naming the episode, when it cannot adapt.
+    it was. Of several processes each has a ``share`` of the episodes, and all are told all counts. Raises UserError,
+    naming the episode, when it cannot adapt.
     """
     learner = learner.to(device)
     on_device = images if isinstance(images, DeviceImages) else DeviceImages(images, device)
-    counts = np.empty(episodes, dtype=np.int64)
-    for index, episode in enumerate(episode_images(on_device, sampler, 0, episodes)):
+    first, stop = (process * episodes // share.processes for process in (share.rank, share.rank + 1))
+    counts = torch.zeros(episodes, dtype=torch.int64, device=device)
+    for index, episode in enumerate(episode_images(on_device, sampler, first, stop), first):
         support, support_labels, query, query_labels = episode
         with located(f"episode {index}"), torch.no_grad():
             said = learner.adapt(support, support_labels)(query).argmax(-1)
-        counts[index] = int((said == query_labels).sum())
-        progress(index + 1, episodes, "episodes")
-    return counts
+        counts[index] = (said == query_labels).sum()
+        progress(index + 1 - first, stop - first, "episodes")
+    share.add([counts])
+    return counts.cpu().numpy()
 
 
 def episode_images(

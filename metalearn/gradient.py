@@ -12,7 +12,7 @@ from metalearn.batched.values import NoRule
 from metalearn.errors import UserError
 from metalearn.inner import Rates, Weights
 from metalearn.learners.base import Classifier, Learner, class_counts, count_correct, linear_head, require_positive
-from metalearn.norms import BatchNorm, batch_norms, frozen, running_norms
+from metalearn.norms import BatchNorm, batch_norms, frozen, running_norms, update_running_statistics
 
 Engine = Literal["auto", "batched", "learn2learn"]
 Moved = tuple[Weights, Norms, Float[Tensor, "b"]]
@@ -71,6 +71,7 @@ class MAML(Learner):
         self.extractor, self.head = extractor, linear_head(feature_dim, ways, seed)
         self.ways, self.inner_lr, self.first_order, self.batch_norm = ways, inner_lr, first_order, batch_norm
         self.adapt_steps, self.eval_adapt_steps, self.engine = adapt_steps, at_test, engine
+        self.by_running = batch_norm == "running"
         self.transductive = batch_norm == "query_batch" and bool(batch_norms(extractor))
         self.unbatched = "engine is learn2learn" if engine == "learn2learn" else ""
         if self.learned_rates:
@@ -142,8 +143,8 @@ class MAML(Learner):
             if losses.isfinite().all():
                 return losses[0], int(correct[0])
         self.check_ways(support_labels)
-        if self.training and self.batch_norm == "running":
-            loop().update_running_statistics(self.extractor, torch.cat([support_images, query_images]))
+        if self.training and self.by_running:
+            update_running_statistics(self.extractor, torch.cat([support_images, query_images]))
         logits = self.looped(support_images, support_labels, self.adapt_steps, not self.first_order)(query_images)
         return inner.task_loss(logits, query_labels), count_correct(logits, query_labels)
 

@@ -12,8 +12,8 @@ from metalearn.encoders import pretrain_encoder
 from metalearn.errors import UserError
 from metalearn.features import extract as extract_features
 from metalearn.learners import takes
-from metalearn.meta import meta_trained
-from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
+from metalearn.meta import meta_trained, refuse_untrainable
+from metalearn.prepare import before_training, depends_on_seed, make_extractor, refuse_leak
 from metalearn.quick import quickstart
 from metalearn.record import read_metrics
 from metalearn.report import build_report
@@ -46,10 +46,14 @@ def pretrain(config: PretrainConfig, run: Run, *, data_root: Path, device: str) 
 
 
 def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> None:
-    """Meta-train one learner from an extractor's network, then test it in every episode setting."""
-    began = time.monotonic()
-    dataset = build_dataset(config.dataset, data_root, run.report)
-    tested = Tested(dataset, config.episodes, device, run.progress)
+    """Meta-train one learner from an extractor's network, then test it in every episode setting.
+
+    Several processes share the tasks of every meta-batch and the episodes of validation and test.
+    """
+    began, share = time.monotonic(), run.share
+    with share.after_first():
+        dataset = build_dataset(config.dataset, data_root, run.report)
+    tested = Tested(dataset, config.episodes, device, run.progress, share)
     build_augment(config.training.augmentation, dataset.train.image_shape[0])  # refuse what would fail after hours
     for setting in config.episodes.settings:
         tested.sampler(setting)
@@ -58,14 +62,16 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
                 f"episodes.settings has {setting}, but {config.learner.kind!r} is trained for training.ways="
                 f"{config.training.ways} and can answer no other; make them equal, or give one run a setting"
             )
+    untrained = before_training(config.extractor, config.seed, dataset=dataset, pretraining=config.pretraining)
+    refuse_untrainable(config.learner, untrained, config.training, dataset, config.seed, share)
     extractor, seconds = make_extractor(
         config.extractor, config.seed, dataset=dataset, pretraining=config.pretraining,
-        recorder=run.scope("pretraining"), device=device,
+        recorder=run.scope("pretraining"), device=device, share=share,
     )  # fmt: skip
     refuse_leak(config.extractor.kind, extractor, tested.partition)
     learner, mode = meta_trained(
         config.learner, extractor, config.training, dataset, config.seed, state=run.checkpoints / "meta.pt",
-        recorder=run.scope("meta"), device=device,
+        recorder=run.scope("meta"), device=device, share=share,
     )  # fmt: skip
     cells = []
     for setting in config.episodes.settings:

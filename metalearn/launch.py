@@ -10,10 +10,12 @@ from pydantic import BaseModel
 
 from gvae.recorder import Recorder
 from gvae.share import Share
+from metalearn.cells import Cell
 from metalearn.kinds import resolve
 from metalearn.memory import keep_freed_memory
 from metalearn.mistakes import Work
 from metalearn.processes import joined
+from metalearn.report import Report
 from metalearn.run import Run, open_run
 
 
@@ -35,6 +37,16 @@ class Onlooker(Recorder):
 
     def __exit__(self, *error: object) -> None:
         pass
+
+    def scope(self, name: str) -> "Onlooker":
+        """What hears of one part of the run: itself."""
+        return self
+
+    def write_cell(self, cell: Cell) -> None:
+        """Take what was measured."""
+
+    def write_report(self, report: Report) -> None:
+        """Take the report."""
 
     def report(self, what: str, done: int, total: int) -> None:
         """Take how far data work is."""

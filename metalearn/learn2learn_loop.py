@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from metalearn.errors import UserError
 from metalearn.inner import Rates, moving_parameters, require_used, task_loss
-from metalearn.learners.base import evaluating
 from metalearn.norms import BatchNorm, batch_norms
 
 with contextlib.suppress(ImportError):  # learn2learn imports gym, which prints these; nothing else is hushed
@@ -133,14 +132,3 @@ class SupportNorm:
         shift = -mean * scale + (self.part.bias if self.part.affine else 0)
         rest = (1,) * (images.dim() - 2)
         return images * scale.view(-1, *rest) + shift.view(-1, *rest)
-
-
-@torch.no_grad()
-def update_running_statistics(extractor: nn.Module, images: Float[Tensor, "n *shape"]) -> None:
-    """Let the batch norms of an extractor see a batch; nothing else changes, and nothing else is in train mode."""
-    layers = batch_norms(extractor)
-    if layers:
-        with evaluating(extractor):
-            for layer in layers:
-                layer.train()
-            extractor(images)

@@ -3,16 +3,21 @@
 import copy
 from pathlib import Path
 
+from gvae.objective import VAEObjective
 from gvae.recorder import Recorder
+from gvae.share import ALONE, Share
+from gvae.vae import VAE
 from metalearn.augmentation import build_augment
-from metalearn.auxiliary import Auxiliary, encoder_of
+from metalearn.auxiliary import AUXILIARY_BATCH, Auxiliary, adopt, encoder_of, phases_of
 from metalearn.cells import Mode
 from metalearn.encoders import build_objective
 from metalearn.errors import UserError
 from metalearn.extractors import FeatureExtractor
 from metalearn.learners import Learner, make_learner, takes
+from metalearn.meta_batch import tasks_of
 from metalearn.schema import Kind, MetaTrainingConfig, ModelConfig
-from metalearn.train import meta_train
+from metalearn.settings import AuxiliaryConfig
+from metalearn.train import meta_train, to_train
 from tasks.splits import Dataset
 
 
@@ -26,28 +31,55 @@ def meta_trained(
     state: Path,
     recorder: Recorder,
     device: str,
+    share: Share = ALONE,
 ) -> tuple[Learner, Mode]:
     """Meta-train on the training classes from a copy of the extractor's network; validation episodes choose.
 
     Return the learner, built for the ways of its training episodes, and ``finetuned`` where the network was pretrained,
     ``end_to_end`` where it was not. The extractor itself is left as it was.
     """
-    supplied = {"ways": budget.ways, "seed": seed}
-    options = kind.options | {name: value for name, value in supplied.items() if takes(kind.kind, name)}
-    learner = make_learner(kind.kind, copy.deepcopy(extractor), **options)
+    learner = learner_on(kind, copy.deepcopy(extractor), budget, seed)
     meta_train(
         learner, dataset.train, dataset.val, ways=budget.ways, shots=budget.shots, queries=budget.queries,
         meta_batch=budget.meta_batch, iterations=budget.iterations, learning_rate=budget.learning_rate, seed=seed,
         schedule=budget.schedule, eval_every=budget.eval_every, eval_episodes=budget.eval_episodes,
         patience=budget.patience, augment=build_augment(budget.augmentation, dataset.train.image_shape[0]),
-        auxiliary=auxiliary_losses(budget, learner, dataset, seed, device), tasks_at_once=budget.tasks_at_once,
-        device=device, state=state, recorder=recorder,
+        auxiliary=auxiliary_losses(budget, learner, dataset, seed, device, share),
+        tasks_at_once=budget.tasks_at_once, device=device, state=state, recorder=recorder, share=share,
     )  # fmt: skip
     return learner, "finetuned" if extractor.pretrained else "end_to_end"
 
 
+def learner_on(kind: Kind, extractor: FeatureExtractor, budget: MetaTrainingConfig, seed: int) -> Learner:
+    """Build a learner on an extractor, for the ways of its training episodes where it has to know them."""
+    supplied = {"ways": budget.ways, "seed": seed}
+    options = kind.options | {name: value for name, value in supplied.items() if takes(kind.kind, name)}
+    return make_learner(kind.kind, extractor, **options)
+
+
+def refuse_untrainable(
+    kind: Kind, extractor: FeatureExtractor, budget: MetaTrainingConfig, dataset: Dataset, seed: int,
+    share: Share = ALONE,
+) -> None:  # fmt: skip
+    """Refuse before any work what ``meta_trained`` would refuse after a pretraining; ``extractor`` is used up.
+
+    It may be one that is not pretrained yet (`metalearn.prepare.before_training`). UserError for a learner that cannot
+    be meta-trained or has no parameter, and for auxiliary losses that fit neither extractor nor dataset. UserError and
+    ModelError for a meta-batch or a batch that processes cannot share.
+    """
+    learner = learner_on(kind, extractor, budget, seed)
+    learner.require_meta_trainable()
+    to_train(learner, None)
+    tasks_of(budget.meta_batch, share)
+    if budget.auxiliary:
+        objective, vae = auxiliary_objective(budget.auxiliary, learner, dataset, seed)
+        adopt(objective, vae)
+        phases_of(objective, dataset.train)
+        share.check(budget.auxiliary.batch_size, AUXILIARY_BATCH)
+
+
 def auxiliary_losses(
-    budget: MetaTrainingConfig, learner: Learner, dataset: Dataset, seed: int, device: str
+    budget: MetaTrainingConfig, learner: Learner, dataset: Dataset, seed: int, device: str, share: Share = ALONE
 ) -> Auxiliary | None:
     """Build the losses that ``budget.auxiliary`` asks for on a learner's network; None where it asks for none.
 
@@ -56,16 +88,29 @@ def auxiliary_losses(
     asked = budget.auxiliary
     if asked is None:
         return None
+    objective, vae = auxiliary_objective(asked, learner, dataset, seed)
+    return Auxiliary(
+        objective, vae, dataset.train, weight=asked.weight, batch_size=asked.batch_size,
+        learning_rate=budget.learning_rate, seed=seed, device=device, share=share,
+    )  # fmt: skip
+
+
+def auxiliary_objective(
+    asked: AuxiliaryConfig, learner: Learner, dataset: Dataset, seed: int
+) -> tuple[VAEObjective, VAE]:
+    """Build the objective that is asked for, and find the VAE of a learner that it is for.
+
+    UserError without an objective or a VAE, and for a batch of more images than there are.
+    """
+    images = len(dataset.train.labels)
+    if asked.batch_size > images:
+        raise UserError(f"{AUXILIARY_BATCH}: given {asked.batch_size}; allowed: 2 to {images}, the training images")
     extractor = getattr(learner, "extractor", None)
+    vae = encoder_of(extractor)
     objective = asked.objective or getattr(extractor, "objective", None)
     if objective is None:
         raise UserError(
             f"auxiliary.objective: given nothing, and extractor {type(extractor).__name__} was pretrained by none; "
             "allowed: an objective, see `metalearn list objectives`"
         )
-    vae = encoder_of(extractor)
-    built = build_objective(dataset, objective, ModelConfig(trunk=vae.trunk_name, latents=vae.latents), seed)
-    return Auxiliary(
-        built, vae, dataset.train, weight=asked.weight, batch_size=asked.batch_size,
-        learning_rate=budget.learning_rate, seed=seed, device=device,
-    )  # fmt: skip
+    return build_objective(dataset, objective, ModelConfig(trunk=vae.trunk_name, latents=vae.latents), seed), vae

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn.batched.run import Norms
 from metalearn.inner import answers, for_all
+from metalearn.learners.base import evaluating
 
 BatchNorm = Literal["running", "support", "query_batch"]
 
@@ -41,6 +42,17 @@ def running_norms(extractor: nn.Module, images: Float[Tensor, "b n *shape"] | No
                 kept[0].append(layers[key].running_mean.clone())
                 kept[1].append(layers[key].running_var.clone())
     return Norms({key: (torch.stack(means), torch.stack(variances)) for key, (means, variances) in after.items()})
+
+
+@torch.no_grad()
+def update_running_statistics(extractor: nn.Module, images: Float[Tensor, "n *shape"]) -> None:
+    """Let the batch norms of an extractor see a batch; nothing else changes, and nothing else is in train mode."""
+    layers = batch_norms(extractor)
+    if layers:
+        with evaluating(extractor):
+            for layer in layers:
+                layer.train()
+            extractor(images)
 
 
 def follow(part: Any, mean: Tensor, variance: Tensor) -> None:

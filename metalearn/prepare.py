@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from gvae.recorder import Recorder
+from gvae.share import ALONE, Share
 from metalearn.encoders import build_objective, encoder_key, forget_state, kept_encoder, pretrain_encoder
 from metalearn.errors import UserError
 from metalearn.extractors import EXTRACTORS, Checkpoint, FeatureExtractor, PosteriorMean, SetExtractor, build_extractor
@@ -23,32 +24,46 @@ class Prepared(NamedTuple):
 
 
 def make_extractor(
-    kind: Kind, seed: int, *, dataset: Dataset, pretraining: PretrainingConfig, recorder: Recorder, device: str
-) -> Prepared:
-    """Build the extractor of a seed, in eval mode. Kind ``pretrain`` trains an encoder, or takes the kept one."""
-    choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
-    shape = dataset.train.image_shape
+    kind: Kind, seed: int, *, dataset: Dataset, pretraining: PretrainingConfig, recorder: Recorder, device: str,
+    share: Share = ALONE,
+) -> Prepared:  # fmt: skip
+    """Build the extractor of a seed, in eval mode. Kind ``pretrain`` trains an encoder, or takes the kept one.
+
+    ``share``: several processes pretrain it together, and each builds the same.
+    """
+    found = before_training(kind, seed, dataset=dataset, pretraining=pretraining)  # says what is wrong, such as a slot
     if kind.kind != "pretrain":
-        return Prepared(
-            build_extractor(choice.build, choice.options, image_shape=shape, seed=seed, model=pretraining.model), 0.0
-        )
+        return Prepared(found, 0.0)
     objective = Kind.model_validate(kind.options["objective"])
     model, training = pretraining.model, pretraining.training
-    slots = kind.options.get("slots")
-    PosteriorMean(build_objective(dataset, objective, model, seed).vae, slots)  # a wrong slot is said before training
-    folder = cache_folder() / "encoders" / encoder_key(dataset, objective, model, training, seed, device)
+    folder = cache_folder() / "encoders" / encoder_key(dataset, objective, model, training, seed, device, share)
 
     def make() -> Path:
         made = pretrain_encoder(
             dataset, objective, model, training, seed, folder=folder, device=device, recorder=recorder,
-            monitor=pretraining.monitor,
+            monitor=pretraining.monitor, share=share,
         )  # fmt: skip
-        forget_state(folder)  # three times the size of the encoder, and never read again
+        if share.first:
+            forget_state(folder)  # three times the size of the encoder, and never read again
         return made
 
-    path, info = kept_encoder(folder, make, recorder)
-    extractor = Checkpoint(shape, path=str(path), slots=slots)
+    path, info = kept_encoder(folder, make, recorder, share)
+    extractor = Checkpoint(dataset.train.image_shape, path=str(path), slots=kind.options.get("slots"))
     return Prepared(extractor.eval(), float(info["seconds"]))
+
+
+def before_training(
+    kind: Kind, seed: int, *, dataset: Dataset, pretraining: PretrainingConfig
+) -> FeatureExtractor:
+    """Build an extractor as ``make_extractor`` does, but leave an encoder that it would pretrain as it begins."""
+    choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
+    model, shape = pretraining.model, dataset.train.image_shape
+    if kind.kind != "pretrain":
+        return build_extractor(choice.build, choice.options, image_shape=shape, seed=seed, model=model)
+    objective = Kind.model_validate(kind.options["objective"])
+    found = PosteriorMean(build_objective(dataset, objective, model, seed).vae, kind.options.get("slots"))
+    found.objective = objective
+    return found.eval()
 
 
 def depends_on_seed(kind: Kind) -> bool:

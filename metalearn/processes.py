@@ -14,6 +14,7 @@ from metalearn.errors import UserError
 if TYPE_CHECKING:
     from gvae.share import Share
 
+_SHARED = ("pretrain", "train")
 _TOLD = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _WAIT = timedelta(hours=6)  # for process 0 to prepare data or to validate; torchrun ends all when one has died
 _SAY = timedelta(seconds=20)
@@ -26,10 +27,10 @@ def started() -> int:
 
 def require_one(command: str) -> None:
     """Raise UserError where several processes were started for a command that they cannot share."""
-    if started() > 1 and command != "pretrain":
+    if started() > 1 and command not in _SHARED:
         raise UserError(
             f"metalearn {command} is work for one process, but {started()} were started (WORLD_SIZE); allowed under "
-            "torchrun: pretrain, and resume of a pretraining; start it without torchrun"
+            "torchrun: pretrain, train, and resume of either; start it without torchrun"
         )
 
 
@@ -49,7 +50,7 @@ def joined(device: str) -> Iterator[tuple["Share", str]]:
     if missing:
         raise UserError(
             f"WORLD_SIZE is {started()}, but {', '.join(missing)} is not set; start several processes by torchrun "
-            "--nproc-per-node N -m metalearn pretrain CONFIG, or unset WORLD_SIZE for one"
+            "--nproc-per-node N -m metalearn pretrain (or train) CONFIG, or unset WORLD_SIZE for one"
         )
     import torch
     from torch import distributed

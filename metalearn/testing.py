@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gvae.share import ALONE, Share
 from metalearn.cells import Cell, Mode
 from metalearn.evaluate import evaluate_features, evaluate_images
 from metalearn.extractors import FeatureExtractor
@@ -21,12 +22,13 @@ Show = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Tested:
-    """The part of a dataset that is tested, and how: episodes, device, progress."""
+    """The part of a dataset that is tested, and how: episodes, device, progress, this process's share of episodes."""
 
     dataset: Dataset
     episodes: EpisodesConfig
     device: str
     progress: Show
+    share: Share = ALONE
 
     @property
     def partition(self) -> Partition:
@@ -56,7 +58,7 @@ class Tested:
     def on_images(self, learner: Learner, setting: EpisodeSetting, text: str) -> Int[np.ndarray, " episodes"]:
         """Return the correct count of each episode of a learner that adapts to images."""
         return evaluate_images(
-            learner, self.partition, self.sampler(setting), self.episodes.count, device=self.device,
+            learner, self.partition, self.sampler(setting), self.episodes.count, device=self.device, share=self.share,
             progress=lambda done, total, what: self.progress(done, total, f"{text}: {what}"),
         )  # fmt: skip
 

@@ -13,10 +13,12 @@ from gvae.augment import Augment
 from gvae.checkpoint import load_state, save_state
 from gvae.pretrain import scheduled, set_learning_rate
 from gvae.recorder import Recorder
+from gvae.share import ALONE, Share
 from metalearn.auxiliary import Auxiliary
 from metalearn.errors import UserError
 from metalearn.evaluate import episode_images, evaluate_images, located
 from metalearn.learners.base import Learner
+from metalearn.meta_batch import tasks_of
 from metalearn.meta_step import augmented, meta_step, reproducible
 from tasks.episodes import EpisodeSampler
 from tasks.resident import DeviceImages
@@ -53,6 +55,7 @@ def meta_train(
     device: str | torch.device = "cpu",
     state: Path | None = None,
     recorder: Recorder | None = None,
+    share: Share = ALONE,
 ) -> MetaTrained:
     """Minimise the mean ``learner.meta_losses`` over ``meta_batch`` training episodes, ``iterations`` times, by Adam.
 
@@ -64,13 +67,15 @@ def meta_train(
     stay as they are. ``tasks_at_once``: how many episodes of a meta-batch are in memory together, by default what
     ``learner.tasks_at_once`` says; it changes memory, speed and rounding. With ``state``, a file, training goes on
     where that file stands, to exactly what an uninterrupted run gives (bitwise on a CPU, with the same
-    ``tasks_at_once``); it is written after each validation.
+    ``tasks_at_once``); it is written after each validation. ``share``: several processes, all given the same, train as
+    one would, each on its tasks of every meta-batch; process 0 alone keeps state and records.
 
     Raises UserError when nothing can be trained, when ``state`` is of another training, and, before the optimiser's
     step, on a loss or gradient that is not finite, naming iteration and task, and when memory does not suffice.
     ModelError for a broken ``state``.
     """
-    recorder = recorder or Recorder()
+    own = tasks_of(meta_batch, share)[share.rank]
+    recorder = recorder if recorder and share.first else Recorder()
     learner = learner.to(device).train()
     optimizer = torch.optim.Adam(to_train(learner, auxiliary), lr=learning_rate)
     episode = {"ways": ways, "shots": shots, "queries": queries, "seed": seed}
@@ -83,10 +88,12 @@ def meta_train(
         "initial weights": fingerprint(learner), **({"augmentation": augment.settings()} if augment else {}),
         **({"auxiliary": plain(auxiliary.settings())} if auxiliary else {}),
     }  # fmt: skip
-    done, best = resume(state, settings, learner, optimizer, auxiliary)
-    episodes = episode_images(DeviceImages(train, device), tasks, done * meta_batch, iterations * meta_batch)
+    done, best = resume(state, settings, learner, optimizer, auxiliary, share)
+    start, stop = (count * len(own) for count in (done, iterations))
+    episodes = episode_images(DeviceImages(train, device), tasks.of_each(meta_batch, own), start, stop)
     if augment:
-        episodes = augmented(episodes, augment, seed, done * meta_batch)
+        numbers = (iteration * meta_batch + task for iteration in range(done, iterations) for task in own)
+        episodes = augmented(episodes, augment, seed, numbers)
     val_images = DeviceImages(val, device)
 
     for iteration in range(done, iterations):
@@ -94,17 +101,17 @@ def meta_train(
             recorder.progress(iterations, iterations, f"meta-training, over: the best of {best['iteration']} stands")
             break
         set_learning_rate(optimizer, scheduled(learning_rate, schedule, iteration, iterations))
-        with reproducible(seed, iteration, device):
-            told = meta_step(learner, optimizer, episodes, iteration, meta_batch, tasks_at_once, auxiliary)
+        with reproducible(seed, iteration, device, share.rank):
+            told = meta_step(learner, optimizer, episodes, iteration, meta_batch, tasks_at_once, auxiliary, share)
         recorder.scalars(iteration + 1, {f"train/{name}": value for name, value in told.items()})
         if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
             with located(f"validation after iteration {iteration}"):
-                correct = evaluate_images(learner, val_images, checks, eval_episodes, device=device)
+                correct = evaluate_images(learner, val_images, checks, eval_episodes, device=device, share=share)
             validation = float(correct.mean()) / (ways * queries)
             recorder.scalars(iteration + 1, {"val/accuracy": validation})
             if best is None or validation > best["accuracy"]:
                 best = {"accuracy": validation, "iteration": iteration + 1, "weights": copied(learner)}
-            if state is not None:
+            if state is not None and share.first:
                 now = {"iteration": iteration + 1, "weights": learner.state_dict(), "optimizer": optimizer.state_dict()}
                 beside = {"auxiliary": auxiliary.state()} if auxiliary else {}
                 save_state(state, {"settings": settings, **now, **beside, "best": best})
@@ -122,27 +129,39 @@ def resume(
     learner: Learner,
     optimizer: torch.optim.Optimizer,
     auxiliary: Auxiliary | None = None,
+    share: Share = ALONE,
 ) -> tuple[int, dict[str, Any] | None]:
     """Bring learner and optimiser to where ``state`` stands; return the iterations done and the best weights so far.
 
-    Nothing to do without a file there. Raises UserError when the file was written with other settings.
+    Nothing to do without a file there. Process 0 reads it and tells the others. Raises UserError when the file was
+    written with other settings, and where processes were not all given the same ones.
     """
-    if state is None or not state.exists():
+    first = share.tell(settings)
+    if first != settings:
+        raise UserError(
+            f"process {share.rank} was given another meta-training than process 0: {differences(first, settings)}; "
+            "give every process the same config, data and version"
+        )
+    stored = share.tell(load_state(state) if share.first and state is not None and state.exists() else None)
+    if stored is None:
         return 0, None
-    stored = load_state(state)
     given = stored.get("settings", {})
     if given != settings:
-        named = [(key, settings.get(key)) for key in {**settings, **given}]
-        other = [f"{key} {given.get(key)!r} (now {now!r})" for key, now in named if given.get(key) != now]
         raise UserError(
-            f"{state} is the state of another meta-training: {'; '.join(other)}; remove it to start again, or give the "
-            "settings it was written with"
+            f"{state} is the state of another meta-training: {differences(given, settings)}; remove it to start "
+            "again, or give the settings it was written with"
         )
     learner.load_state_dict(stored["weights"])
     optimizer.load_state_dict(stored["optimizer"])
     if auxiliary:
         auxiliary.load(stored["auxiliary"])
     return stored["iteration"], stored["best"]
+
+
+def differences(given: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Which settings were given otherwise."""
+    named = [(key, settings.get(key)) for key in {**settings, **given}]
+    return "; ".join(f"{key} {given.get(key)!r} (now {now!r})" for key, now in named if given.get(key) != now)
 
 
 def to_train(learner: Learner, auxiliary: Auxiliary | None) -> list[Tensor]:

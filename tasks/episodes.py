@@ -1,5 +1,6 @@
 """Which images make up episode i of seed s: indices only, no image is touched."""
 
+import copy
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +66,17 @@ class EpisodeSampler:
         self._starts = np.flatnonzero(first)
         self._sizes = np.diff(self._starts, append=len(ordered))
         self._classes = ordered[self._starts].astype(np.int64)
+        self._part = 1, range(1)
         self._check(class_names)
+
+    def of_each(self, size: int, part: range) -> "EpisodeSampler":
+        """The sampler that has of each ``size`` episodes those of ``part`` alone, numbered anew from 0.
+
+        So ``sampler.of_each(4, range(1, 3))`` has the episodes 1, 2, 5, 6, 9, 10, ... of ``sampler``.
+        """
+        found = copy.copy(self)
+        found._part = size, part
+        return found
 
     def _check(self, class_names: Sequence[str] | None) -> None:
         if self.ways > len(self._classes):
@@ -90,7 +101,9 @@ class EpisodeSampler:
 
         Raises DataError for a negative or larger index and for a slice without a stop.
         """
-        episodes = _episode_numbers(index)
+        size, part = self._part
+        block, place = np.divmod(_episode_numbers(index), len(part))
+        episodes = block * size + part.start + place
         blocks = [self._draw(episodes[i : i + _BLOCK]) for i in range(0, max(len(episodes), 1), _BLOCK)]
         support, query, classes = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         return EpisodeIndices(support, query, classes)

@@ -1,21 +1,15 @@
 """torchrun -m metalearn: one run directory, what one process finds, killed and resumed, one message for a mistake."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from command import Shell
+from starting import Folder, errors, kill_once_there
 
 from gvae.checkpoint import load_encoder
 from metalearn.processes import joined, speaks
-from metalearn.record import read_metrics
 
-ROOT = Path(__file__).parents[1]
 CONFIG = """
 dataset: {kind: glyphs, classes: 40, instances: 10}
 model: {latents: 12}
@@ -24,55 +18,23 @@ training:
   {epochs: 12, batch_size: 24, learning_rate: 1e-4, checkpoint_seconds: 1e-3, augmentation: {rotation: 10}}
 monitor: {ways: 3, shots: 1, queries: 2, episodes: 10}
 """  # 120 steps; states at 25, 50, 75, 100 and 120
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
-class Folder:
-    """A folder with a config and a cache, and commands started in it as users do."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        (path / "cache").mkdir()
-        (path / "glyphs.yaml").write_text(CONFIG)
-
-    def start(self, *words: str, processes: int = 2) -> subprocess.Popen:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "METALEARN_CACHE": "cache", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *TORCHRUN[: 5 * (processes > 1)], "-m", "metalearn", *words, "--quiet"]
-        return subprocess.Popen(command, cwd=self.path, env=environment, stderr=subprocess.PIPE, text=True)
-
-    def run(self, *words: str, processes: int = 2) -> tuple[int, str]:
-        process = self.start(*words, processes=processes)
-        said = process.communicate(timeout=300)[1]
-        return process.returncode, said
-
-    def pretrain(self, out: str) -> tuple[str, ...]:
-        return "pretrain", "glyphs.yaml", "--out", out, "--data-root", "cache", "--device", "cpu"
-
-    def losses(self, out: str) -> dict[int, float]:
-        rows = read_metrics(self.path / out / "metrics.jsonl")
-        found = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
-        assert [step for step, _ in found] == sorted({step for step, _ in found})  # nothing twice
-        return dict(found)
-
-    def weights(self, out: str) -> dict:
-        return load_encoder(self.path / out)[0].state_dict()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Folder:
-    return Folder(tmp_path_factory.mktemp("torchrun"))
+    return Folder(tmp_path_factory.mktemp("torchrun"), CONFIG)
 
 
 @pytest.fixture(scope="module")
 def shared(folder) -> Path:
     """A run of two processes that nothing disturbed."""
-    assert folder.run(*folder.pretrain("shared")) == (0, "")
+    assert folder.run(*folder.command("pretrain", "shared")) == (0, "")
     return folder.path / "shared"
 
 
 def test_two_processes_leave_one_run_and_find_what_one_finds(folder, shared):
     """In float32: rounding grows as it does from one memory format to the other; tests/test_processes.py is strict."""
-    assert folder.run(*folder.pretrain("alone"), processes=1) == (0, "")
+    assert folder.run(*folder.command("pretrain", "alone"), processes=1) == (0, "")
     alone, two = folder.losses("alone"), folder.losses("shared")
     assert list(two) == list(alone) and max(two) == 120
     assert all(two[step] == pytest.approx(loss, rel=2e-3) for step, loss in alone.items())
@@ -86,47 +48,20 @@ def test_two_processes_leave_one_run_and_find_what_one_finds(folder, shared):
     assert not {path.name for path in shared.parent.iterdir()} - {"shared", "alone", "cache", "glyphs.yaml", "killed"}
 
 
-def children(process: int) -> list[int]:
-    """Processes that a process has started."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            words = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        if int(words[1]) == process:
-            found.append(int(stat.parent.name))
-    return found
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes to kill in /proc")
 def test_all_killed_the_run_is_resumed_to_bitwise_the_same_encoder(folder, shared):
-    process = folder.start(*folder.pretrain("killed"))
-    state = folder.path / "killed" / "checkpoints" / "state.pt"
-    try:
-        deadline = time.monotonic() + 120
-        while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert process.poll() is None and state.exists(), "it ended before it could be killed"
-    finally:
-        for one in [process.pid, *children(process.pid)]:
-            os.kill(one, signal.SIGKILL)
-        process.communicate()
+    process = folder.start(*folder.command("pretrain", "killed"))
+    kill_once_there(process, folder.path / "killed" / "checkpoints" / "state.pt")
     assert not (folder.path / "killed" / "result.json").exists()
-    assert folder.run("resume", "killed", "--device", "cpu") == (0, "")
-    expected = folder.weights("shared")
-    assert all(value.equal(expected[name]) for name, value in folder.weights("killed").items())
+    assert folder.run("resume", "killed", "--device", "cpu", "--quiet") == (0, "")
+    expected, found = (load_encoder(folder.path / out)[0].state_dict() for out in ("shared", "killed"))
+    assert all(value.equal(expected[name]) for name, value in found.items())
     assert folder.losses("killed") == folder.losses("shared")
-    assert folder.run("resume", "killed", "--device", "cpu") == (0, "killed is complete already\n")
-
-
-def errors(said: str) -> list[str]:
-    """What metalearn, not torchrun, said."""
-    return [line for line in said.splitlines() if line.startswith("error: ")]
+    assert folder.run("resume", "killed", "--device", "cpu", "--quiet") == (0, "killed is complete already\n")
 
 
 def test_a_mistake_that_every_process_finds_is_said_once(folder):
-    status, said = folder.run(*folder.pretrain("uneven"), "--set", "training.batch_size=25")
+    status, said = folder.run(*folder.command("pretrain", "uneven"), "--set", "training.batch_size=25")
     assert status != 0 and errors(said) == [
         "error: training.batch_size: given 25, the batch of all 2 processes together; allowed: a multiple of 2, such "
         "as 24, 26; or start another number of processes"
@@ -134,8 +69,15 @@ def test_a_mistake_that_every_process_finds_is_said_once(folder):
     assert not list((folder.path / "uneven" / "checkpoints").iterdir())
 
 
+def test_a_wrong_word_on_the_command_line_is_said_once(folder):
+    status, said = folder.run("pretrain", "glyphs.yaml", "--epochs", "3")
+    assert status != 0 and errors(said) == ["Error: No such option: --epochs"]
+    assert said.count("Usage: ") == 1
+
+
 def test_a_run_that_another_process_owns_is_refused_to_all_once(folder, shared):
-    status, said = folder.run(*folder.pretrain("shared"), "--seed", "5")  # the first process alone looks into it
+    """The first process alone looks into it."""
+    status, said = folder.run(*folder.command("pretrain", "shared"), "--seed", "5")
     assert status != 0 and len(errors(said)) == 1
     assert "shared holds a different run: seed (0 there, 5 here)" in said
 
@@ -150,13 +92,13 @@ class TestWithoutTorchrun:
         return Shell(tmp_path, monkeypatch, capsys)
 
     @pytest.mark.parametrize(
-        "words", ["bench bench.yaml", "train x", "quickstart", "list", "data list", "data check glyphs", "report x"]
+        "words", ["bench bench.yaml", "extract x", "quickstart", "list", "data list", "data check glyphs", "report x"]
     )
     def test_commands_for_one_process_are_refused(self, words, shell):
         said = shell.refused(*words.split())
         name = " ".join(words.split()[: 1 + words.startswith("data")])
         assert f"error: metalearn {name} is work for one process, but 2 were started (WORLD_SIZE); " in said
-        assert "allowed under torchrun: pretrain, and resume of a pretraining; start it without torchrun" in said
+        assert "allowed under torchrun: pretrain, train, and resume of either; start it without torchrun" in said
 
     def test_so_is_resuming_a_run_of_another_command(self, shell, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "1")
@@ -174,7 +116,7 @@ class TestWithoutTorchrun:
         (shell.folder / "glyphs.yaml").write_text(CONFIG)
         said = shell.refused("pretrain", "glyphs.yaml", "--data-root", "data", "--device", "cpu")
         assert "WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set; start several" in said
-        assert "torchrun --nproc-per-node N -m metalearn pretrain CONFIG, or unset WORLD_SIZE for one" in said
+        assert "torchrun --nproc-per-node N -m metalearn pretrain (or train) CONFIG, or unset WORLD_SIZE for" in said
 
     def test_more_processes_than_gpus_are_refused(self, shell, monkeypatch):
         for name, value in {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,9 @@ from metalearn.errors import UserError
 
 Classifier = Callable[[Tensor], Tensor]
 """Query images (q, c, h, w), or features (q, d) -> logits (q, ways)."""
+
+
+Reads = Literal["images", "features", "instances"]
 
 
 class EpisodeError(UserError):
@@ -29,12 +32,17 @@ class Learner(nn.Module):
     ``adapt`` takes the support set of one episode and returns a classifier; it leaves the learner as it
     was, parameters and buffers alike, and is deterministic. ``reference`` cites the method.
     ``transductive`` says whether the answer to one query depends on the other queries. ``meta_trained``
-    says whether the method only makes sense after ``metalearn.train.meta_train``.
+    says whether the method only makes sense after ``metalearn.train.meta_train``. ``reads``: what of an extractor it is
+    tested on, its features, or what it pools over sets (``instances``), or images, which it gives it itself.
+    ``by_running`` says whether ``meta_losses`` in train mode lets running statistics follow the images of an episode,
+    then normalises by them.
     """
 
     reference: ClassVar[str]
     transductive: bool = False
     meta_trained: ClassVar[bool] = False
+    reads: ClassVar[Reads] = "images"
+    by_running: bool = False
 
     def adapt(self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Classifier:
         """Learn from support images and their labels 0..ways-1 (any order, equally many of each class).
@@ -42,6 +50,9 @@ class Learner(nn.Module):
         Raises UserError for labels that are not that.
         """
         raise NotImplementedError
+
+    def require_meta_trainable(self) -> None:
+        """Raise UserError when the learner cannot be meta-trained: what can be told before any work."""
 
     def meta_loss(
         self,
@@ -55,6 +66,7 @@ class Learner(nn.Module):
 
         Raises UserError when the learner cannot be meta-trained.
         """
+        self.require_meta_trainable()
         raise UserError(f"learner {type(self).__name__} cannot be meta-trained: it only evaluates given features")
 
     def meta_losses(
@@ -91,10 +103,15 @@ class FeatureLearner(Learner):
 
     A family implements ``classify`` alone, for a whole batch of episodes at once; ``adapt`` and
     ``meta_loss`` are written here on top of it. Without an extractor, images are their own features,
-    flattened. ``differentiable`` says whether ``classify`` passes gradients to the features.
+    flattened. ``differentiable`` says whether ``classify`` passes gradients to the features; ``iterative``, whether it
+    iterates, and so wants many episodes in each operation; ``needs_base``, whether it must be given the features of the
+    training classes by ``fit_base`` before it is tested.
     """
 
+    reads: ClassVar[Reads] = "features"
     differentiable: ClassVar[bool] = True
+    iterative: ClassVar[bool] = False
+    needs_base: bool = False
 
     def __init__(self, extractor: nn.Module | None = None):
         super().__init__()
@@ -105,6 +122,9 @@ class FeatureLearner(Learner):
     ) -> Float[Tensor, "b q ways"]:
         """Logits of each query in each of b episodes; ``support[:, w]`` describes class w of an episode."""
         raise NotImplementedError
+
+    def fit_base(self, features: Float[Tensor, "n d"]) -> None:
+        """Take what it needs of the features of all training images; never of tested ones. Here nothing."""
 
     def extract(self, images: Float[Tensor, "n *shape"]) -> Float[Tensor, "n d"]:
         """Features of images, in whichever mode (train or eval) the extractor is."""
@@ -121,6 +141,12 @@ class FeatureLearner(Learner):
 
         return classifier
 
+    def require_meta_trainable(self) -> None:
+        """Raise UserError without an extractor, or when the head passes no gradient to the features."""
+        if self.extractor is None or not self.differentiable:
+            why = "it has no extractor" if self.extractor is None else "its solver passes no gradient to the features"
+            raise UserError(f"learner {type(self).__name__} cannot be meta-trained: {why}")
+
     def meta_loss(
         self,
         support_images: Float[Tensor, "n *shape"],
@@ -131,11 +157,9 @@ class FeatureLearner(Learner):
         """Cross-entropy of the queries (Snell et al. 2017, eq. 2). Support and queries pass the extractor
         together.
 
-        Raises UserError without an extractor, or when the head passes no gradient to the features.
+        Raises UserError as ``require_meta_trainable``.
         """
-        if self.extractor is None or not self.differentiable:
-            why = "it has no extractor" if self.extractor is None else "its solver passes no gradient to the features"
-            raise UserError(f"learner {type(self).__name__} cannot be meta-trained: {why}")
+        self.require_meta_trainable()
         features = self.extract(torch.cat([support_images, query_images]))
         support = by_class(features[: len(support_images)], support_labels)
         logits = self.classify(support[None], features[None, len(support_images) :])[0]

@@ -77,13 +77,7 @@ class FineTune(Learner):
 
         return classifier
 
-    def meta_loss(
-        self,
-        support_images: Float[Tensor, "n *shape"],
-        support_labels: Int[Tensor, "n"],
-        query_images: Float[Tensor, "q *shape"],
-        query_labels: Int[Tensor, "q"],
-    ) -> tuple[Float[Tensor, ""], int]:
+    def require_meta_trainable(self) -> None:
         """Raises UserError: its steps are not differentiated through."""
         raise UserError(
             "learner finetune cannot be meta-trained: it starts each episode from a trained extractor; 'maml' is the "

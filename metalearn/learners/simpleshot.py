@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from metalearn.errors import UserError
@@ -54,13 +54,7 @@ class SimpleShot(DistanceLearner):
             )
         return self.centre
 
-    def meta_loss(
-        self,
-        support_images: Float[Tensor, "n *shape"],
-        support_labels: Int[Tensor, "n"],
-        query_images: Float[Tensor, "q *shape"],
-        query_labels: Int[Tensor, "q"],
-    ) -> tuple[Float[Tensor, ""], int]:
+    def require_meta_trainable(self) -> None:
         """Raises UserError: the centre would be that of another network after every step."""
         raise UserError(
             "learner simpleshot cannot be meta-trained: it tests features that are trained already; meta-train "

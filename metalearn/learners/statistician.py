@@ -24,6 +24,7 @@ class Statistician(FeatureLearner):
     """
 
     reference = "Edwards & Storkey 2017, Towards a Neural Statistician, ICLR, arXiv 1606.02185"
+    reads = "instances"
 
     def __init__(
         self,
