@@ -46,7 +46,6 @@ class MAML(Learner):
     reference = "Finn, Abbeel & Levine 2017, Model-Agnostic Meta-Learning, ICML, arXiv 1703.03400"
     meta_trained = True
     name: ClassVar[str] = "maml"
-    learned_rates: ClassVar[bool] = False
     images_at_once: ClassVar[int] = 160
 
     def __init__(
@@ -73,18 +72,21 @@ class MAML(Learner):
         self.adapt_steps, self.eval_adapt_steps, self.engine = adapt_steps, at_test, engine
         self.transductive = batch_norm == "query_batch" and bool(batch_norms(extractor))
         self.unbatched = "engine is learn2learn" if engine == "learn2learn" else ""
-        if self.learned_rates:
-            self.learned = nn.ParameterList(torch.full_like(p, inner_lr) for p in self.network.parameters())
+        self.learned = self.make_learned()
 
     @property
     def network(self) -> nn.Sequential:
         """Extractor and head."""
         return nn.Sequential(self.extractor, self.head)
 
+    def make_learned(self) -> Any:
+        """What is learned about inner steps besides the weights: a module with an item for each parameter; or None."""
+        return None
+
     @property
     def rates(self) -> Rates:
-        """Inner learning rate; or the learned ones, by the names of parameters in ``network``."""
-        if not self.learned_rates:
+        """Inner learning rate; or what is learned instead, by the names of parameters in ``network``."""
+        if self.learned is None:
             return self.inner_lr
         return dict(zip(dict(self.network.named_parameters()), self.learned, strict=True))
 
@@ -238,7 +240,10 @@ class MetaSGD(MAML):
 
     reference = "Li et al. 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, arXiv 1707.09835"
     name = "meta_sgd"
-    learned_rates = True
+
+    def make_learned(self) -> nn.Module:
+        """A rate for each number of each parameter of ``network``."""
+        return nn.ParameterList(torch.full_like(p, self.inner_lr) for p in self.network.parameters())
 
 
 def loop() -> Any:

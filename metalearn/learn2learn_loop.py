@@ -7,17 +7,21 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metalearn.errors import UserError
-from metalearn.inner import Rates, moving_parameters, require_used, task_loss
+from metalearn.inner import Rates, Update, moving_parameters, require_used, task_loss
 from metalearn.learners.base import evaluating
 from metalearn.norms import BatchNorm, batch_norms
+from metalearn.transforms import KroneckerFactors, MetaCurvatureFactors
 
 with contextlib.suppress(ImportError):  # learn2learn imports gym, which prints these; nothing else is hushed
     import gym_notices.notices
 
     gym_notices.notices.notices.clear()
 from learn2learn.algorithms.maml import maml_update
+from learn2learn.nn import KroneckerLinear
+from learn2learn.optim.transforms import KroneckerTransform, MetaCurvatureTransform
 from learn2learn.utils import clone_module
 
 
@@ -78,10 +82,28 @@ def inner_step(network: nn.Module, loss: Float[Tensor, ""], rates: Rates, second
             "lower inner_lr or the number of steps, or check the images"
         )
     if isinstance(rates, Mapping):
-        gradients, lr = {name: rates[name] * gradient for name, gradient in gradients.items()}, 1.0
+        gradients, lr = {name: update(rates[name], gradient) for name, gradient in gradients.items()}, 1.0
     else:
         lr = rates
     maml_update(network, lr, [gradients.get(name) for name, _ in network.named_parameters()])
+
+
+def update(rate: Tensor | Update, gradient: Tensor) -> Tensor:
+    """A gradient as it is subtracted. For factors that are learned, learn2learn's own transform computes it."""
+    if isinstance(rate, Tensor):
+        return rate * gradient
+    if isinstance(rate, MetaCurvatureFactors | KroneckerFactors):
+        theirs = LEARN2LEARNS[type(rate)](gradient)
+        factors = dict(zip(dict(theirs.named_parameters()), rate.parameters(), strict=True))
+        return rate.lr * functional_call(theirs, factors, (gradient,))
+    return rate(gradient[None])[0]
+
+
+LEARN2LEARNS: Mapping[type, Any] = {
+    MetaCurvatureFactors: MetaCurvatureTransform,
+    KroneckerFactors: KroneckerTransform(KroneckerLinear),
+}
+"""What makes learn2learn's transform for a parameter, by the factors that it gets."""
 
 
 def independent_clone(module: nn.Module, batch_norm: BatchNorm) -> nn.Module:

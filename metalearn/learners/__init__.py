@@ -37,6 +37,8 @@ LEARNERS: dict[str, type[Learner] | str] = {
     "maml": "metalearn.gradient:MAML",
     "anil": "metalearn.gradient:ANIL",
     "meta_sgd": "metalearn.gradient:MetaSGD",
+    "meta_curvature": "metalearn.curvature:MetaCurvature",
+    "kfo": "metalearn.curvature:KFO",
 }
 
 
