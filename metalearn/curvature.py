@@ -1,17 +1,38 @@
-"""Learners whose inner gradients pass a learned linear map: Meta-Curvature and KFO, learn2learn's GBML."""
+"""Learners whose inner steps are learned: Meta-SGD's rates; Meta-Curvature and KFO, learn2learn's GBML."""
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from metalearn.gradient import MAML
 from metalearn.transforms import KroneckerFactors, MetaCurvatureFactors, Transform
 
 
+class MetaSGD(MAML):
+    """Meta-SGD: as ``MAML``, with a learned inner learning rate for every number of every parameter.
+
+    Li et al. 2017, eq. 2: ``theta' = theta - alpha o gradient``, alpha meta-learned with theta; ``inner_lr`` is where
+    all of alpha starts, as in learn2learn (Li et al. draw it at random). Options and errors are those of ``MAML``.
+    """
+
+    reference = "Li et al. 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, arXiv 1707.09835"
+    name = "meta_sgd"
+
+    def make_learned(self) -> nn.Module:
+        """A rate for each number of each parameter of ``network``."""
+        return nn.ParameterList(torch.full_like(p, self.inner_lr) for p in self.network.parameters())
+
+    def tables(self) -> dict[str, Tensor]:
+        """See ``Learner.tables``: the rates, by parameter."""
+        named = zip(dict(self.network.named_parameters()), self.learned, strict=True)
+        return {f"rates/{name}": rate.detach() for name, rate in named}
+
+
 class MetaCurvature(MAML):
     """Meta-Curvature: as ``MAML``, with gradients multiplied by a learned matrix along each axis of a weight.
 
-    Park & Oliva 2019, eqs. 5 to 7: ``theta' = theta - inner_lr * MC(gradient)``, where MC multiplies a convolution's
+    Park & Oliva 2019, section 3: ``theta' = theta - inner_lr * MC(gradient)``, where MC multiplies a convolution's
     gradient along outputs, inputs and places of the kernel, a linear layer's along outputs and inputs, and a vector's
     number by number. All begin as the identity, where the learner is MAML, are meta-learned with theta, and stay as
     they are while a task is adapted to. That is learn2learn's ``GBML`` with its ``MetaCurvatureTransform``. Options and
@@ -37,7 +58,7 @@ class MetaCurvature(MAML):
 class KFO(MetaCurvature):
     """Kronecker-factored optimiser: as ``MAML``, with gradients multiplied by a learned Kronecker product.
 
-    Arnold et al. 2021, section 4 (Meta-KFO): ``theta' = theta - inner_lr * (R o L) gradient``; in learn2learn's
+    Arnold et al. 2021 (Meta-KFO): ``theta' = theta - inner_lr * (R o L) gradient``; in learn2learn's
     ``GBML`` with ``KroneckerTransform(KroneckerLinear)``, which this is, L and R are ``F' F`` of learned F, without a
     bias: of inputs and places of a convolution, of outputs and inputs of a linear layer, of the numbers of a vector.
     All begin as the identity and stay as they are while a task is adapted to (``adapt_transform=False``). Options and

@@ -1,7 +1,7 @@
 """Inner loops of one task after the other, by learn2learn: the reference. The only module that imports learn2learn."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from learn2learn.nn import KroneckerLinear
 from learn2learn.optim.transforms import KroneckerTransform, MetaCurvatureTransform
 from learn2learn.utils import clone_module
 
+Watch = Callable[[nn.Module], None]
+
 
 def adapted_network(
     network: nn.Module,
@@ -34,11 +36,19 @@ def adapted_network(
     rates: Rates,
     batch_norm: BatchNorm,
     second_order: bool,
+    batches: Sequence[Tensor] | None = None,
+    watch: Watch = lambda now: None,
 ) -> nn.Module:
-    """A clone of a network, moved by inner steps on a support set; in eval mode but for ``query_batch`` norms."""
+    """A clone of a network, moved by inner steps on a support set; in eval mode but for ``query_batch`` norms.
+
+    ``batches``: the images that each step sees, by default all. ``watch`` is given the clone before the first step and
+    after each.
+    """
     clone = independent_clone(network, batch_norm)
-    for _ in range(steps):
-        inner_step(clone, task_loss(clone(images), labels), rates, second_order)
+    watch(clone)
+    for rows in batches if batches is not None else [slice(None)] * steps:
+        inner_step(clone, task_loss(clone(images[rows]), labels[rows]), rates, second_order)
+        watch(clone)
     if batch_norm == "support":
         freeze_statistics(clone, images)
     return clone
@@ -54,15 +64,19 @@ def adapted_head(
     rates: Rates,
     batch_norm: BatchNorm,
     second_order: bool,
+    watch: Watch = lambda now: None,
 ) -> nn.Module:
     """The same of a network whose head alone takes the steps."""
     body, head = independent_clone(body, batch_norm), independent_clone(head, batch_norm)
+    network = nn.Sequential(body, head)
     features = body(images)
     if batch_norm == "support":
         body.eval()
+    watch(network)
     for _ in range(steps):
         inner_step(head, task_loss(head(features), labels), rates, second_order)
-    return nn.Sequential(body, head)
+        watch(network)
+    return network
 
 
 def inner_step(network: nn.Module, loss: Float[Tensor, ""], rates: Rates, second_order: bool) -> None:

@@ -63,7 +63,7 @@ class Transform(nn.Module):
 
 
 class MetaCurvatureFactors(Transform):
-    """A matrix for each axis of a weight, a number for each number of a vector (Park & Oliva 2019, section 3.1)."""
+    """A matrix for each axis of a weight, a number for each number of a vector (Park & Oliva 2019, section 3)."""
 
     mc: Tensor
     mc_in: Tensor
