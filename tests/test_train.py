@@ -28,7 +28,7 @@ SETTINGS = {
 
 GRADIENT = {kind: {"ways": 3, "adapt_steps": 2, "inner_lr": 0.1} for kind in ("maml", "anil", "meta_sgd")}
 GRADIENT |= {kind: GRADIENT["maml"] for kind in ("meta_curvature", "kfo")}
-GRADIENT["reptile"] = {"ways": 3, "adapt_steps": 5, "eval_adapt_steps": 10, "inner_lr": 0.01, "inner_batch": 2}
+GRADIENT["reptile"] = {**GRADIENT["maml"], "adapt_steps": 8, "inner_batch": 4, "inner_optimizer": "sgd"}
 AUGMENT = Augment(rotation=30.0, translation=0.1, scale=(0.8, 1.2))
 
 
@@ -192,9 +192,10 @@ def test_it_learns(kind, data):
         "eval_episodes": 60,
         "meta_batch": 4,
         "learning_rate": 0.003,
+        "shots": 4 if kind == "reptile" else 1,
     }
     log, before = Log(), build(kind)
-    checks = EpisodeSampler(data.val.labels, ways=3, shots=1, queries=4, seed=0)
+    checks = EpisodeSampler(data.val.labels, ways=3, shots=settings["shots"], queries=4, seed=0)
     untrained = evaluate_images(before, data.val, checks, 60).mean() / 12
     trained = meta_train(before, data.train, data.val, **settings, recorder=log).best_accuracy
     losses = list(log.values["train/loss"].values())
