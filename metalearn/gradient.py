@@ -1,4 +1,4 @@
-"""Learners that adapt by gradient steps: MAML (FOMAML with ``first_order``) and ANIL."""
+"""Adapting by gradient steps: MAML, FOMAML with ``first_order``; and what its relatives share with it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
@@ -220,12 +220,7 @@ class MAML(Learner):
     def trace(self, images: Tensor, labels: Tensor, query: Tensor) -> list[tuple[Tensor, Tensor]]:
         """See ``Learner.trace``: of ``eval_adapt_steps`` steps."""
         self.check_ways(labels)
-        if not self.unbatched:
-            try:
-                return traces.batched(self, images, labels, query)
-            except NoRule as reason:
-                self.leave_batched(reason)
-        return traces.looped(self, images, labels, query)
+        return traces.trace(self, images, labels, query)
 
     def leave_batched(self, reason: NoRule) -> None:
         """Take learn2learn's loop from now on. Raises UserError where engine is ``batched``."""
@@ -245,29 +240,6 @@ class MAML(Learner):
         found = len(class_counts(labels))
         if found != self.ways:
             raise UserError(f"learner {self.name} has a head for ways={self.ways}, the episode has {found} classes")
-
-
-class ANIL(MAML):
-    """Almost no inner loop (Raghu et al. 2020, section 4): as ``MAML``, but only the head takes the inner steps."""
-
-    reference = "Raghu et al. 2020, Rapid Learning or Feature Reuse?, ICLR, arXiv 1909.09157"
-    name = "anil"
-    images_at_once = 640
-
-    def moved(
-        self, images: Tensor, labels: Tensor, norms: Norms, steps: int, second_order: bool, trail: Trail = None
-    ) -> Moved:
-        """One extractor for all tasks, and heads after so many steps on the support sets' features."""
-        extractor = inner.for_all(self.extractor.parameters())
-        seen = Norms(seen=[]) if self.batch_norm == "support" else norms
-        features = inner.answers(self.extractor, images, extractor, seen, once=True)
-        heads, checks = self.stepped(self.head, features, labels, norms, None, steps, second_order, trail)
-        return extractor | heads, frozen(seen) if self.batch_norm == "support" else norms, checks
-
-    def looped(self, images: Tensor, labels: Tensor, steps: int, second_order: bool, **more: Any) -> Any:
-        """One task by learn2learn."""
-        options = {"rates": self.rates, "batch_norm": self.batch_norm, "second_order": second_order, **more}
-        return loop().adapted_head(self.extractor, self.head, images, labels, steps=steps, **options)
 
 
 def loop() -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gvae.recorder import Recorder
 from metalearn import inner
+from metalearn.batched.values import NoRule
 from metalearn.inner import Weights
 from metalearn.learners.base import Learner, evaluating
 
@@ -18,8 +19,18 @@ TRACED = 8
 """Episodes that are traced after each validation: its first."""
 
 
+def trace(learner: Any, images: Tensor, labels: Tensor, query: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """``Learner.trace`` of MAML or one like it, by its engine."""
+    if not learner.unbatched:
+        try:
+            return batched(learner, images, labels, query)
+        except NoRule as reason:
+            learner.leave_batched(reason)
+    return looped(learner, images, labels, query)
+
+
 def batched(learner: Any, images: Tensor, labels: Tensor, query: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """``Learner.trace`` of MAML or one like it by its batched engine. Raises NoRule for a network without rules."""
+    """The trace by the batched engine. Raises NoRule for a network without rules."""
     trail: list[Weights] = []
     with torch.enable_grad():
         norms = learner.norms(None)

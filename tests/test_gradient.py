@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from gvae.vae import Posterior
+from metalearn.anil import ANIL
 from metalearn.errors import UserError
 from metalearn.extractors import SetExtractor
-from metalearn.gradient import ANIL, MAML
+from metalearn.gradient import MAML
 from metalearn.learn2learn_loop import independent_clone, inner_step
 from metalearn.learners import LEARNERS, Learner, make_learner, takes
 from metalearn.learners.base import evaluating

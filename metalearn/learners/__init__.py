@@ -36,7 +36,7 @@ LEARNERS: dict[str, type[Learner] | str] = {
     "finetune": FineTune,
     "statistician": Statistician,
     "maml": "metalearn.gradient:MAML",
-    "anil": "metalearn.gradient:ANIL",
+    "anil": "metalearn.anil:ANIL",
     "meta_sgd": "metalearn.curvature:MetaSGD",
     "meta_curvature": "metalearn.curvature:MetaCurvature",
     "kfo": "metalearn.curvature:KFO",
