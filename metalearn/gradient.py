@@ -1,12 +1,13 @@
-"""Learners that adapt by gradient steps: MAML (FOMAML with ``first_order``), ANIL and Meta-SGD."""
+"""Adapting by gradient steps: MAML, FOMAML with ``first_order``; and what its relatives share with it."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from metalearn import inner
+from metalearn import inner, traces
 from metalearn.batched.run import Norms, Rows
 from metalearn.batched.values import NoRule
 from metalearn.errors import UserError
@@ -17,6 +18,7 @@ from metalearn.norms import BatchNorm, batch_norms, frozen, running_norms, updat
 Engine = Literal["auto", "batched", "learn2learn"]
 Moved = tuple[Weights, Norms, Float[Tensor, "b"]]
 """Weights of every task, the norms its queries see, and what is finite if its inner gradients were."""
+Trail = list[Weights] | None
 
 
 class MAML(Learner):
@@ -46,7 +48,6 @@ class MAML(Learner):
     reference = "Finn, Abbeel & Levine 2017, Model-Agnostic Meta-Learning, ICML, arXiv 1703.03400"
     meta_trained = True
     name: ClassVar[str] = "maml"
-    learned_rates: ClassVar[bool] = False
     images_at_once: ClassVar[int] = 160
 
     def __init__(
@@ -74,18 +75,21 @@ class MAML(Learner):
         self.by_running = batch_norm == "running"
         self.transductive = batch_norm == "query_batch" and bool(batch_norms(extractor))
         self.unbatched = "engine is learn2learn" if engine == "learn2learn" else ""
-        if self.learned_rates:
-            self.learned = nn.ParameterList(torch.full_like(p, inner_lr) for p in self.network.parameters())
+        self.learned = self.make_learned()
 
     @property
     def network(self) -> nn.Sequential:
         """Extractor and head."""
         return nn.Sequential(self.extractor, self.head)
 
+    def make_learned(self) -> Any:
+        """What is learned about inner steps besides the weights: a module with an item for each parameter; or None."""
+        return None
+
     @property
     def rates(self) -> Rates:
-        """Inner learning rate; or the learned ones, by the names of parameters in ``network``."""
-        if not self.learned_rates:
+        """Inner learning rate; or what is learned instead, by the names of parameters in ``network``."""
+        if self.learned is None:
             return self.inner_lr
         return dict(zip(dict(self.network.named_parameters()), self.learned, strict=True))
 
@@ -145,8 +149,19 @@ class MAML(Learner):
         self.check_ways(support_labels)
         if self.training and self.by_running:
             update_running_statistics(self.extractor, torch.cat([support_images, query_images]))
-        logits = self.looped(support_images, support_labels, self.adapt_steps, not self.first_order)(query_images)
-        return inner.task_loss(logits, query_labels), count_correct(logits, query_labels)
+        adapted = self.looped(support_images, support_labels, self.adapt_steps, not self.first_order)
+        logits = adapted(query_images)
+        pairs = zip(self.network.parameters(), adapted.parameters(), strict=True)
+        moved = [(theta, phi[None]) for theta, phi in pairs if theta.requires_grad]
+        losses = self.outer_losses(inner.task_loss(logits, query_labels)[None], moved)
+        return losses[0], count_correct(logits, query_labels)
+
+    def outer_losses(self, losses: Float[Tensor, "b"], moved: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, "b"]:
+        """What the outer step differentiates: here the query losses.
+
+        ``moved``: each parameter that the inner loop moves, and its values in the tasks, (b, ...).
+        """
+        return losses
 
     def batched_losses(
         self, support: Tensor, labels: Tensor, query: Tensor, truth: Tensor
@@ -155,39 +170,58 @@ class MAML(Learner):
         norms = self.norms(torch.cat([support, query], 1) if self.training else None)
         weights, norms, checks = self.moved(support, labels, norms, self.adapt_steps, not self.first_order)
         logits = inner.answers(self.network, query, weights, norms, once=True)
-        losses = inner.task_losses(logits, truth)
-        return losses.where(checks.isfinite(), torch.nan), (logits.argmax(-1) == truth).sum(-1)
+        losses = inner.task_losses(logits, truth).where(checks.isfinite(), torch.nan)
+        moved = [(inner.stored(p), weights[id(p)]) for p in self.network.parameters() if p.requires_grad]
+        return self.outer_losses(losses, moved), (logits.argmax(-1) == truth).sum(-1)
 
     def norms(self, images: Tensor | None) -> Norms:
         """What norms go by; running statistics see the images (b, n + q, ...) first, where there are any."""
         return running_norms(self.extractor, images) if self.batch_norm == "running" else Norms()
 
-    def moved(self, images: Tensor, labels: Tensor, norms: Norms, steps: int, second_order: bool) -> Moved:
-        """All tasks after so many steps on their support sets (b, n, ...)."""
+    def norms_with(self, weights: Weights, images: Tensor, norms: Norms, kept: Any = None) -> Norms:
+        """What norms go by once the tasks have these weights; ``norms`` unless they are the support sets'."""
+        if self.batch_norm != "support":
+            return norms
+        seen = Norms(seen=[])
+        inner.answers(self.network, images, weights, seen, kept)
+        return frozen(seen)
+
+    def moved(
+        self, images: Tensor, labels: Tensor, norms: Norms, steps: int, second_order: bool, trail: Trail = None
+    ) -> Moved:
+        """All tasks after so many steps on their support sets (b, n, ...). ``trail``: see ``inner.inner_loop``."""
         kept: dict[object, Rows] = {}
-        weights, checks = self.stepped(self.network, images, labels, norms, kept, steps, second_order)
-        if self.batch_norm == "support":
-            seen = Norms(seen=[])
-            inner.answers(self.network, images, weights, seen, kept)
-            norms = frozen(seen)
-        return weights, norms, checks
+        weights, checks = self.stepped(self.network, images, labels, norms, kept, steps, second_order, trail)
+        return weights, self.norms_with(weights, images, norms, kept), checks
 
     def stepped(
-        self, part: nn.Module, inputs: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int, second_order: bool
-    ) -> tuple[Weights, Float[Tensor, "b"]]:
+        self, part: nn.Module, inputs: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int, second_order: bool,
+        trail: Trail,
+    ) -> tuple[Weights, Float[Tensor, "b"]]:  # fmt: skip
         """The inner loop of a part of the network: its weights for each task, and what is finite if all is well."""
         moving = inner.moving_parameters(part)
         fixed = inner.for_all(p for p in part.parameters() if not p.requires_grad)
         return inner.inner_loop(
-            lambda now: inner.task_losses(inner.answers(part, inputs, now, norms, kept), labels),
+            self.support_losses(part, inputs, labels, norms, kept, steps),
             fixed | inner.for_each(moving.values(), len(inputs)),
-            moving, steps=steps, rates=self.rates, second_order=second_order,
+            moving, steps=steps, rates=self.rates, second_order=second_order, trail=trail,
         )  # fmt: skip
 
-    def looped(self, images: Tensor, labels: Tensor, steps: int, second_order: bool) -> Classifier:
-        """One task by learn2learn."""
-        options = {"rates": self.rates, "batch_norm": self.batch_norm, "second_order": second_order}
+    def support_losses(
+        self, part: nn.Module, inputs: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int
+    ) -> Callable[[Weights], Float[Tensor, "b"]]:
+        """Gives each of ``steps`` inner steps, in turn, the tasks' losses with the weights that it starts from."""
+        return lambda now: inner.task_losses(inner.answers(part, inputs, now, norms, kept), labels)
+
+    def looped(self, images: Tensor, labels: Tensor, steps: int, second_order: bool, **more: Any) -> Any:
+        """One task by learn2learn: a network. ``more``: see ``learn2learn_loop.adapted_network``."""
+        options = {"rates": self.rates, "batch_norm": self.batch_norm, "second_order": second_order, **more}
         return loop().adapted_network(self.network, images, labels, steps=steps, **options)
+
+    def trace(self, images: Tensor, labels: Tensor, query: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """See ``Learner.trace``: of ``eval_adapt_steps`` steps."""
+        self.check_ways(labels)
+        return traces.trace(self, images, labels, query)
 
     def leave_batched(self, reason: NoRule) -> None:
         """Take learn2learn's loop from now on. Raises UserError where engine is ``batched``."""
@@ -207,39 +241,6 @@ class MAML(Learner):
         found = len(class_counts(labels))
         if found != self.ways:
             raise UserError(f"learner {self.name} has a head for ways={self.ways}, the episode has {found} classes")
-
-
-class ANIL(MAML):
-    """Almost no inner loop (Raghu et al. 2020, section 4): as ``MAML``, but only the head takes the inner steps."""
-
-    reference = "Raghu et al. 2020, Rapid Learning or Feature Reuse?, ICLR, arXiv 1909.09157"
-    name = "anil"
-    images_at_once = 640
-
-    def moved(self, images: Tensor, labels: Tensor, norms: Norms, steps: int, second_order: bool) -> Moved:
-        """One extractor for all tasks, and heads after so many steps on the support sets' features."""
-        extractor = inner.for_all(self.extractor.parameters())
-        seen = Norms(seen=[]) if self.batch_norm == "support" else norms
-        features = inner.answers(self.extractor, images, extractor, seen, once=True)
-        heads, checks = self.stepped(self.head, features, labels, norms, None, steps, second_order)
-        return extractor | heads, frozen(seen) if self.batch_norm == "support" else norms, checks
-
-    def looped(self, images: Tensor, labels: Tensor, steps: int, second_order: bool) -> Classifier:
-        """One task by learn2learn."""
-        options = {"rates": self.rates, "batch_norm": self.batch_norm, "second_order": second_order}
-        return loop().adapted_head(self.extractor, self.head, images, labels, steps=steps, **options)
-
-
-class MetaSGD(MAML):
-    """Meta-SGD: as ``MAML``, with a learned inner learning rate for every number of every parameter.
-
-    Li et al. 2017, eq. 2: ``theta' = theta - alpha o gradient``, alpha meta-learned with theta; ``inner_lr`` is where
-    all of alpha starts, as in learn2learn (Li et al. draw it at random). Options and errors are those of ``MAML``.
-    """
-
-    reference = "Li et al. 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, arXiv 1707.09835"
-    name = "meta_sgd"
-    learned_rates = True
 
 
 def loop() -> Any:

@@ -11,8 +11,10 @@ from metalearn.batched.run import Norms, Rows, forward, stored
 from metalearn.errors import UserError
 from metalearn.learners.base import evaluating
 
-Rates = float | Mapping[str, Tensor]
-"""The inner learning rate, or one of a parameter's shape for every parameter's name."""
+Update = Callable[[Tensor], Tensor]
+"""From a parameter's gradients in b tasks, (b, ...), laid out as ``Weights``, to what is subtracted from it."""
+Rates = float | Mapping[str, Tensor] | Mapping[str, Update]
+"""The inner learning rate; or by every parameter's name one of its shape, or what its gradient becomes."""
 Weights = dict[int, Tensor]
 """Id of a parameter -> its value for all tasks, or (b, ...) for each; laid out by ``metalearn.batched.run.stored``."""
 
@@ -25,16 +27,20 @@ def inner_loop(
     steps: int,
     rates: Rates,
     second_order: bool,
+    trail: list[Weights] | None = None,
 ) -> tuple[Weights, Float[Tensor, "b"]]:
     """Gradient steps of every task on its own support loss; ``losses``: those of the tasks with their weights.
 
+    ``trail``, where it is a list, gets the weights before the first step and after each.
     Return the weights, and for each task a number that is finite if all of its inner gradients were; nothing is read
     back from the device. Raises UserError naming the parameters that the losses do not depend on.
     """
     weights, checks = dict(weights), torch.zeros(())
     keys = {name: id(parameter) for name, parameter in moving.items()}
-    rate = {name: stored(rates[name]) if isinstance(rates, Mapping) else rates for name in moving}
+    rate = {name: as_stored(rates[name]) if isinstance(rates, Mapping) else rates for name in moving}
     for _ in range(steps):
+        if trail is not None:
+            trail.append(dict(weights))
         loss = losses(weights)
         now = [weights[key] for key in keys.values()]
         found = torch.autograd.grad(loss.sum(), now, create_graph=second_order, allow_unused=True)
@@ -43,13 +49,22 @@ def inner_loop(
         checks = checks.to(loss) + torch.stack(sums).sum(0)
         for (name, key), value, gradient in zip(keys.items(), now, found, strict=True):
             weights[key] = stepped(value, gradient, rate[name])
+    if trail is not None:
+        trail.append(dict(weights))
     return weights, checks
 
 
-def stepped(value: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:
-    """``value - rate * gradient``."""
+def as_stored(rate: Tensor | Update) -> Tensor | Update:
+    """A rate laid out as ``Weights``; what a gradient becomes takes such gradients as it is."""
+    return stored(rate) if isinstance(rate, Tensor) else rate
+
+
+def stepped(value: Tensor, gradient: Tensor, rate: float | Tensor | Update) -> Tensor:
+    """``value - rate * gradient``, or less what the gradient becomes."""
     if isinstance(rate, Tensor):
         return torch.addcmul(value, rate, gradient, value=-1)
+    if callable(rate):
+        return value - rate(gradient)
     return value.sub(gradient, alpha=rate)
 
 

@@ -1,23 +1,29 @@
 """Inner loops of one task after the other, by learn2learn: the reference. The only module that imports learn2learn."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metalearn.errors import UserError
-from metalearn.inner import Rates, moving_parameters, require_used, task_loss
+from metalearn.inner import Rates, Update, moving_parameters, require_used, task_loss
 from metalearn.norms import BatchNorm, batch_norms
+from metalearn.transforms import KroneckerFactors, MetaCurvatureFactors
 
 with contextlib.suppress(ImportError):  # learn2learn imports gym, which prints these; nothing else is hushed
     import gym_notices.notices
 
     gym_notices.notices.notices.clear()
 from learn2learn.algorithms.maml import maml_update
+from learn2learn.nn import KroneckerLinear
+from learn2learn.optim.transforms import KroneckerTransform, MetaCurvatureTransform
 from learn2learn.utils import clone_module
+
+Watch = Callable[[nn.Module], None]
 
 
 def adapted_network(
@@ -29,11 +35,19 @@ def adapted_network(
     rates: Rates,
     batch_norm: BatchNorm,
     second_order: bool,
+    batches: Sequence[Tensor] | None = None,
+    watch: Watch = lambda now: None,
 ) -> nn.Module:
-    """A clone of a network, moved by inner steps on a support set; in eval mode but for ``query_batch`` norms."""
+    """A clone of a network, moved by inner steps on a support set; in eval mode but for ``query_batch`` norms.
+
+    ``batches``: the images that each step sees, by default all. ``watch`` is given the clone before the first step and
+    after each.
+    """
     clone = independent_clone(network, batch_norm)
-    for _ in range(steps):
-        inner_step(clone, task_loss(clone(images), labels), rates, second_order)
+    watch(clone)
+    for rows in batches if batches is not None else [slice(None)] * steps:
+        inner_step(clone, task_loss(clone(images[rows]), labels[rows]), rates, second_order)
+        watch(clone)
     if batch_norm == "support":
         freeze_statistics(clone, images)
     return clone
@@ -49,15 +63,19 @@ def adapted_head(
     rates: Rates,
     batch_norm: BatchNorm,
     second_order: bool,
+    watch: Watch = lambda now: None,
 ) -> nn.Module:
     """The same of a network whose head alone takes the steps."""
     body, head = independent_clone(body, batch_norm), independent_clone(head, batch_norm)
+    network = nn.Sequential(body, head)
     features = body(images)
     if batch_norm == "support":
         body.eval()
+    watch(network)
     for _ in range(steps):
         inner_step(head, task_loss(head(features), labels), rates, second_order)
-    return nn.Sequential(body, head)
+        watch(network)
+    return network
 
 
 def inner_step(network: nn.Module, loss: Float[Tensor, ""], rates: Rates, second_order: bool) -> None:
@@ -77,10 +95,28 @@ def inner_step(network: nn.Module, loss: Float[Tensor, ""], rates: Rates, second
             "lower inner_lr or the number of steps, or check the images"
         )
     if isinstance(rates, Mapping):
-        gradients, lr = {name: rates[name] * gradient for name, gradient in gradients.items()}, 1.0
+        gradients, lr = {name: update(rates[name], gradient) for name, gradient in gradients.items()}, 1.0
     else:
         lr = rates
     maml_update(network, lr, [gradients.get(name) for name, _ in network.named_parameters()])
+
+
+def update(rate: Tensor | Update, gradient: Tensor) -> Tensor:
+    """A gradient as it is subtracted. For factors that are learned, learn2learn's own transform computes it."""
+    if isinstance(rate, Tensor):
+        return rate * gradient
+    if isinstance(rate, MetaCurvatureFactors | KroneckerFactors):
+        theirs = LEARN2LEARNS[type(rate)](gradient)
+        factors = dict(zip(dict(theirs.named_parameters()), rate.parameters(), strict=True))
+        return rate.lr * functional_call(theirs, factors, (gradient,))
+    return rate(gradient[None])[0]
+
+
+LEARN2LEARNS: Mapping[type, Any] = {
+    MetaCurvatureFactors: MetaCurvatureTransform,
+    KroneckerFactors: KroneckerTransform(KroneckerLinear),
+}
+"""What makes learn2learn's transform for a parameter, by the factors that it gets."""
 
 
 def independent_clone(module: nn.Module, batch_norm: BatchNorm) -> nn.Module:

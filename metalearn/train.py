@@ -20,6 +20,7 @@ from metalearn.evaluate import episode_images, evaluate_images, located
 from metalearn.learners.base import Learner
 from metalearn.meta_batch import tasks_of
 from metalearn.meta_step import augmented, meta_step, reproducible
+from metalearn.traces import TRACED, show_inside
 from tasks.episodes import EpisodeSampler
 from tasks.resident import DeviceImages
 from tasks.splits import Partition
@@ -107,6 +108,9 @@ def meta_train(
         if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
             with located(f"validation after iteration {iteration}"):
                 correct = evaluate_images(learner, val_images, checks, eval_episodes, device=device, share=share)
+                if share.first:
+                    watched = episode_images(val_images, checks, 0, min(TRACED, eval_episodes))
+                    show_inside(learner, watched, recorder, iteration + 1)
             validation = float(correct.mean()) / (ways * queries)
             recorder.scalars(iteration + 1, {"val/accuracy": validation})
             if best is None or validation > best["accuracy"]:

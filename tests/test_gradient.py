@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from gvae.vae import Posterior
+from metalearn.anil import ANIL
 from metalearn.errors import UserError
 from metalearn.extractors import SetExtractor
-from metalearn.gradient import ANIL, MAML
+from metalearn.gradient import MAML
 from metalearn.learn2learn_loop import independent_clone, inner_step
-from metalearn.learners import LEARNERS, Learner, make_learner
+from metalearn.learners import LEARNERS, Learner, make_learner, takes
 from metalearn.learners.base import evaluating
 
 WAYS, SHOTS, DIM = 3, 4, 6
@@ -116,7 +117,7 @@ def test_meta_gradient_by_hand_on_a_linear_model(first_order):
 @pytest.mark.parametrize("kind", sorted(LEARNERS))
 def test_contract_of_every_learner(kind):
     """Adapting changes nothing, twice is the same, logits are (q, ways), and names of ways do not matter."""
-    learner = build(kind) if kind in ("maml", "anil", "meta_sgd") else make_learner(kind, Body())
+    learner = build(kind) if takes(kind, "ways") else make_learner(kind, Body())
     if getattr(learner, "needs_base", False):
         learner.fit_base(torch.eye(5, dtype=torch.float64))
     assert isinstance(learner, Learner) and learner.reference and isinstance(learner.transductive, bool)
@@ -129,6 +130,9 @@ def test_contract_of_every_learner(kind):
         logits = learner.adapt(support, labels)(query)
         assert logits.shape == (len(query), WAYS) and not logits.requires_grad
         assert torch.equal(learner.adapt(support, labels)(query), logits)
+        steps = learner.trace(support, labels, query)
+        assert not steps or torch.equal(steps[-1][1], logits)
+        assert all(table.isfinite().all() and not table.requires_grad for table in learner.tables().values())
         alone = torch.cat([learner.adapt(support, labels)(one[None]) for one in query])
         torch.testing.assert_close(alone, logits)
         assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())

@@ -19,6 +19,11 @@ from metalearn.learners.base import linear_head
 
 WAYS, SHOTS, QUERIES, LR = 3, 2, 2, 0.25
 MODES = ["running", "support", "query_batch"]
+GBML = {
+    "meta_curvature": lambda l2l: l2l.optim.transforms.MetaCurvatureTransform,
+    "kfo": lambda l2l: l2l.optim.transforms.KroneckerTransform(l2l.nn.KroneckerLinear),
+}
+KINDS = ["maml", "anil", "meta_sgd", *GBML]
 
 
 class Wrapped(nn.Module):
@@ -76,12 +81,16 @@ def batch(tasks=3, size=28, dtype=torch.float64, seed=0):
     return support, *(torch.arange(WAYS).repeat_interleave(n) for n in (SHOTS,)), query, torch.arange(6) % WAYS
 
 
-def learn2learns(l2l, kind, network, task_batch, steps, first_order, rates=None):
-    """Losses and gradients of network (and rates) as learn2learn's examples get them, one task after the other."""
+def learn2learns(l2l, kind, network, task_batch, steps, first_order, factors=()):
+    """Losses and gradients of network, rates and factors as learn2learn's examples get them, a task after the other."""
     support, labels, query, truth = task_batch
     body, head = network
     if kind == "meta_sgd":
         wrapped = l2l.algorithms.MetaSGD(network, lr=LR, first_order=first_order)
+    elif kind in GBML:
+        wrapped = l2l.algorithms.GBML(network, transform=GBML[kind](l2l), lr=LR, first_order=first_order)
+        wrapped.to(network[1].weight.dtype)
+        copied(wrapped.compute_update, factors)
     else:
         wrapped = l2l.algorithms.MAML(head if kind == "anil" else network, lr=LR, first_order=first_order)
     features = body if kind == "anil" else nn.Identity()
@@ -93,7 +102,29 @@ def learn2learns(l2l, kind, network, task_batch, steps, first_order, rates=None)
         losses.append(F.cross_entropy(clone(features(queries)), truth))
         total = total + losses[-1]
     wanted = [*network.parameters(), *(wrapped.lrs if kind == "meta_sgd" else [])]
+    wanted += [*wrapped.compute_update.parameters()] if kind in GBML else []
     return torch.stack(losses).detach(), torch.autograd.grad(total, wanted)
+
+
+def copied(module, factors):
+    """Put these into a module's parameters."""
+    with torch.no_grad():
+        for mine, theirs in zip(module.parameters(), factors, strict=True):
+            mine.copy_(theirs)
+
+
+def factors_of(learner):
+    """What it learns about gradients besides rates."""
+    return list(learner.learned.parameters()) if learner.name in GBML else []
+
+
+def scattered(learner, by=0.5):
+    """The learner with factors away from the identity, neither symmetric nor definite."""
+    generator = torch.Generator().manual_seed(0)
+    factors = factors_of(learner)
+    noise = [torch.randn(f.shape, generator=generator, dtype=torch.float64) / len(f) ** 0.5 for f in factors]
+    copied(learner.learned if factors else nn.Module(), [f + by * n for f, n in zip(factors, noise, strict=True)])
+    return learner
 
 
 def found(learner, task_batch):
@@ -108,50 +139,55 @@ def off(mine, theirs):
     return float(max((a - b).abs().max() for a, b in zip(mine, theirs, strict=True)) / largest)
 
 
-def learners_and_networks(l2l, kind, body, mode, steps, first_order, dtype=torch.float64):
+def learners_and_networks(l2l, kind, body, mode, steps, first_order, dtype=torch.float64, by=0.5):
     """Ours, batched, and a copy of its network in the mode in which learn2learn normalises so."""
     options = {"ways": WAYS, "inner_lr": LR, "adapt_steps": steps, "first_order": first_order, "batch_norm": mode}
-    learner = make_learner(kind, body, engine="batched", **options).to(dtype).eval()
+    learner = scattered(make_learner(kind, body, engine="batched", **options).to(dtype).eval(), by)
     return learner, copy.deepcopy(learner.network).train(mode == "query_batch")
 
 
 @pytest.mark.parametrize("mode", ["running", "query_batch"])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second", "first"])
 @pytest.mark.parametrize("steps", [1, 5])
-@pytest.mark.parametrize("kind", ["maml", "anil", "meta_sgd"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("net", [omniglot_cnn, cnn4])
 def test_outer_gradients_are_learn2learns(l2l, net, kind, steps, first_order, mode):
     """Its own wrappers, on its own networks, in float64."""
     learner, network = learners_and_networks(l2l, kind, net(l2l), mode, steps, first_order)
     tasks = batch(size=28 if net is omniglot_cnn else 16)
     losses, gradients, _ = found(learner, tasks)
-    expected, theirs = learn2learns(l2l, kind, network, tasks, steps, first_order)
+    expected, theirs = learn2learns(l2l, kind, network, tasks, steps, first_order, factors_of(learner))
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-9)
     assert len(gradients) == len(theirs) and off(gradients, theirs) < 1e-9
 
 
-@pytest.mark.parametrize("kind", ["maml", "anil", "meta_sgd"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("steps", [1, 5])
 def test_outer_gradients_in_float32(l2l, kind, steps):
-    """To 1e-5 of the largest, as the median of five batches: a ReLU within rounding of zero may fall on either side."""
+    """To 1e-5 of the largest, as the median of five batches: a ReLU within rounding of zero may fall on either side.
+
+    Factors are near the identity: five steps that stretch gradients stretch rounding too.
+    """
     found_off = []
     for seed in range(5):
         tasks = batch(dtype=torch.float32, seed=seed)
         body = omniglot_cnn(l2l)
-        learner, network = learners_and_networks(l2l, kind, body, "query_batch", steps, False, torch.float32)
-        found_off.append(off(found(learner, tasks)[1], learn2learns(l2l, kind, network, tasks, steps, False)[1]))
+        learner, network = learners_and_networks(l2l, kind, body, "query_batch", steps, False, torch.float32, by=0.02)
+        theirs = learn2learns(l2l, kind, network, tasks, steps, False, factors_of(learner))[1]
+        found_off.append(off(found(learner, tasks)[1], theirs))
     assert sorted(found_off)[2] < 1e-5
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", ["maml", "anil", "meta_sgd"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_both_engines_are_one_learner_in_train_mode_too(l2l, kind, mode):
     """Losses, gradients, correct answers, running statistics, and what an adapted learner says."""
     tasks = batch(size=16)
     one, other = (
-        make_learner(kind, cnn4(l2l), ways=WAYS, adapt_steps=2, batch_norm=mode, engine=engine).double().train()
+        scattered(make_learner(kind, cnn4(l2l), ways=WAYS, adapt_steps=2, batch_norm=mode, engine=engine).double())
         for engine in ("batched", "learn2learn")
     )
+    one.train(), other.train()
     before = {name: value.clone() for name, value in one.named_buffers()}
     (losses, gradients, correct), (expected, theirs, right) = found(one, tasks), found(other, tasks)
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-9)
@@ -198,7 +234,7 @@ def test_our_trunks_have_rules(trunk, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", ["maml", "anil", "meta_sgd"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_meta_gradient_is_that_of_finite_differences(kind, mode):
     learner = make_learner(kind, Smooth(), ways=WAYS, adapt_steps=2, batch_norm=mode, engine="batched").double().eval()
     tasks = batch(tasks=2, size=8)

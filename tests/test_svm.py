@@ -4,12 +4,15 @@ import cvxpy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.svm import LinearSVC
+from torch import nn
 
 from metalearn.errors import UserError
-from metalearn.learners import SVM
+from metalearn.learners import SVM, make_learner
 from metalearn.learners.batches import one_hot
 from metalearn.learners.dual_svm import DualSVM, project, solve, solve_on_face
+from metalearn.learners.svm import MetaOptNet
 
 
 def episodes(b=3, ways=5, shots=3, q=20, d=8, seed=0, spread=1.0):
@@ -71,6 +74,43 @@ def test_its_gradient_is_learn2learns(l2l):
     torch.testing.assert_close(mine.grad.flatten(0, 2).float(), other.grad, rtol=0, atol=2e-3)
 
 
+def meta_trainable(dtype=torch.float64):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 6))
+    return MetaOptNet(body, scale=3.0, tolerance=1e-10).to(dtype)
+
+
+def meta_task(dtype=torch.float64):
+    support, query = episodes(b=1, ways=4, shots=3, q=12)
+    labels = torch.arange(4).repeat_interleave(3)
+    return support[0].flatten(0, 1).to(dtype), labels, query[0].to(dtype), torch.arange(12) % 4
+
+
+def test_metaoptnets_meta_gradient_is_that_through_learn2learns_classifier(l2l):
+    """Of the extractor and of the scale, through qpth in float32."""
+    learner, (support, labels, query, truth) = meta_trainable(torch.float32), meta_task(torch.float32)
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    loss, correct = learner.meta_loss(support, labels, query, truth)
+    mine = torch.autograd.grad(loss, parameters)
+    body, theirs = learner.extractor, l2l.nn.SVClassifier(max_iters=100)
+    theirs.fit_(body(support), labels)
+    logits = 3 * learner.log_scale.exp() * theirs(body(query))
+    expected = F.cross_entropy(logits, truth)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-4)
+    assert correct == int((logits.argmax(1) == truth).sum())
+    for one, other in zip(mine, torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
+        assert one.abs().max() > 1e-2
+
+
+def test_metaoptnets_meta_gradient_is_that_of_finite_differences():
+    learner, task = meta_trainable(), meta_task()
+    inputs = tuple(p for p in learner.parameters() if p.requires_grad)
+    assert len(inputs) == 5  # two layers and the scale
+    assert torch.autograd.gradcheck(lambda *_: learner.meta_loss(*task)[0], inputs, atol=1e-6)
+
+
 def test_gradcheck_of_the_dual_where_some_are_at_the_bound():
     support, _ = episodes(b=2, ways=3, shots=2, d=4, spread=2.0)
     x = support.flatten(1, 2)
@@ -125,3 +165,5 @@ def test_learned_scale_and_what_it_refuses():
         SVM(max_iterations=1).classify(support, query)
     with pytest.raises(UserError, match="svm: C=-1.0 is not a positive number"):
         SVM(C=-1.0)
+    with pytest.raises(UserError, match="'metaoptnet': unknown key 'learnable'; allowed: C, max_iterations, normalise"):
+        make_learner("metaoptnet", learnable=False)

@@ -26,6 +26,9 @@ SETTINGS = {
 }  # fmt: skip
 
 
+GRADIENT = {kind: {"ways": 3, "adapt_steps": 2, "inner_lr": 0.1} for kind in ("maml", "anil", "meta_sgd")}
+GRADIENT |= {kind: GRADIENT["maml"] for kind in ("meta_curvature", "kfo")}
+GRADIENT["reptile"] = {**GRADIENT["maml"], "adapt_steps": 8, "inner_batch": 4, "inner_optimizer": "sgd"}
 AUGMENT = Augment(rotation=30.0, translation=0.1, scale=(0.8, 1.2))
 
 
@@ -67,8 +70,7 @@ def data():
 
 
 def build(kind):
-    options = {"ways": 3, "adapt_steps": 2, "inner_lr": 0.1} if kind in ("maml", "anil", "meta_sgd") else {}
-    return make_learner(kind, Net(), **options)
+    return make_learner(kind, Net(), **GRADIENT.get(kind, {}))
 
 
 def equal(a, b):
@@ -77,7 +79,7 @@ def equal(a, b):
 
 @pytest.mark.parametrize(
     ("kind", "augment"),
-    [(kind, None) for kind in ("maml", "anil", "meta_sgd", "prototypical", "ridge")] + [("prototypical", AUGMENT)],
+    [(kind, None) for kind in (*GRADIENT, "prototypical", "ridge", "metaoptnet")] + [("prototypical", AUGMENT)],
 )
 def test_resumed_is_bitwise_uninterrupted(kind, augment, data, tmp_path):
     whole, log = build(kind), Log()
@@ -181,7 +183,7 @@ def test_each_image_of_a_training_episode_is_augmented_on_its_own_and_no_other_i
     assert len(turns.unique()) == 12
 
 
-@pytest.mark.parametrize("kind", ["maml", "anil", "prototypical"])
+@pytest.mark.parametrize("kind", ["maml", "anil", "meta_curvature", "kfo", "reptile", "metaoptnet", "prototypical"])
 def test_it_learns(kind, data):
     settings = {
         **SETTINGS,
@@ -190,9 +192,10 @@ def test_it_learns(kind, data):
         "eval_episodes": 60,
         "meta_batch": 4,
         "learning_rate": 0.003,
+        "shots": 4 if kind == "reptile" else 1,
     }
     log, before = Log(), build(kind)
-    checks = EpisodeSampler(data.val.labels, ways=3, shots=1, queries=4, seed=0)
+    checks = EpisodeSampler(data.val.labels, ways=3, shots=settings["shots"], queries=4, seed=0)
     untrained = evaluate_images(before, data.val, checks, 60).mean() / 12
     trained = meta_train(before, data.train, data.val, **settings, recorder=log).best_accuracy
     losses = list(log.values["train/loss"].values())
@@ -224,12 +227,12 @@ def test_stops_before_the_step_on_a_gradient_that_is_not_finite(data):
     assert torch.equal(learner.extractor.net[0].weight, before)
 
 
-@pytest.mark.parametrize("kind", ["maml", "anil", "meta_sgd", "prototypical"])
+@pytest.mark.parametrize("kind", [*GRADIENT, "prototypical"])
 def test_a_step_is_the_same_however_many_tasks_are_in_memory(kind, data):
     """Loss, accuracy, gradients and running statistics of a step on five tasks: one, two or all of them at once."""
     settings = {"ways": 3, "shots": 1, "queries": 4, "seed": 0}
     sampler, images = EpisodeSampler(data.train.labels, **settings), DeviceImages(data.train, "cpu")
-    options = {} if kind == "prototypical" else {"ways": 3, "adapt_steps": 2}
+    options = {} if kind == "prototypical" else {"ways": 3, "adapt_steps": 2, "eval_adapt_steps": 2}
     found = []
     for at_once in (1, 2, 5, None):
         learner = make_learner(kind, Net(dropout=0.0).double(), **options).double().train()

@@ -16,7 +16,7 @@ from metalearn.learners.prototypical import Prototypical
 from metalearn.learners.ridge import R2D2, Ridge
 from metalearn.learners.simpleshot import SimpleShot
 from metalearn.learners.statistician import Statistician
-from metalearn.learners.svm import SVM
+from metalearn.learners.svm import SVM, MetaOptNet
 from metalearn.schema import Kind
 
 __all__ = ["LEARNERS", "Classifier", "FeatureLearner", "Learner", "learner_class", "make_learner", "takes"]
@@ -30,13 +30,17 @@ LEARNERS: dict[str, type[Learner] | str] = {
     "r2d2": R2D2,
     "logistic": Logistic,
     "svm": SVM,
+    "metaoptnet": MetaOptNet,
     "baseline": Baseline,
     "baseline++": BaselinePlusPlus,
     "finetune": FineTune,
     "statistician": Statistician,
     "maml": "metalearn.gradient:MAML",
-    "anil": "metalearn.gradient:ANIL",
-    "meta_sgd": "metalearn.gradient:MetaSGD",
+    "anil": "metalearn.anil:ANIL",
+    "meta_sgd": "metalearn.curvature:MetaSGD",
+    "meta_curvature": "metalearn.curvature:MetaCurvature",
+    "kfo": "metalearn.curvature:KFO",
+    "reptile": "metalearn.reptile:Reptile",
 }
 
 

@@ -90,6 +90,19 @@ class Learner(nn.Module):
         losses, correct = zip(*found, strict=True)
         return torch.stack(losses), torch.tensor(correct, device=query_labels.device)
 
+    def trace(
+        self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"], query: Float[Tensor, "q *shape"]
+    ) -> list[tuple[Float[Tensor, "n ways"], Float[Tensor, "q ways"]]]:
+        """Logits of a support set and of queries before the first step of ``adapt`` and after each, without gradients.
+
+        Nothing where ``adapt`` takes no steps, or tells nothing about them. Leaves the learner as it was.
+        """
+        return []
+
+    def tables(self) -> dict[str, Tensor]:
+        """What it has learned about learning, by name: inner learning rates, say. Detached."""
+        return {}
+
     def tasks_at_once(self, images: int, device: torch.device) -> int | None:
         """How many episodes of so many images to give to ``meta_losses`` at once, None for all there are.
 

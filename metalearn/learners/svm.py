@@ -67,3 +67,31 @@ class SVM(FeatureLearner):
                 "max_iterations or tolerance, or bring the features to a smaller scale"
             )
         return self.scale * self.log_scale.exp() * (query @ (x.mT @ dual).to(query.dtype))
+
+
+class MetaOptNet(SVM):
+    """MetaOptNet-SVM: an extractor meta-trained through a support vector machine, with a scale that is learned.
+
+    Lee et al. 2019, eqs. 6 to 12: the head is ``SVM`` (the problem of learn2learn's ``SVClassifier``, solved to
+    ``tolerance`` instead of 15 steps of an interior point method), the loss the cross-entropy of ``scale q X' A``, and
+    the scale is learned with the extractor; ``scale`` is what it starts from. Options and errors are those of ``SVM``.
+    """
+
+    def __init__(
+        self,
+        extractor: nn.Module | None = None,
+        *,
+        C: float = 0.1,
+        normalise: bool = False,
+        scale: float = 1.0,
+        tolerance: float = 1e-6,
+        max_iterations: int = 20_000,
+    ):
+        super().__init__(
+            extractor, C=C, normalise=normalise, scale=scale, learnable=True, tolerance=tolerance,
+            max_iterations=max_iterations,
+        )  # fmt: skip
+
+    def tables(self) -> dict[str, Tensor]:
+        """See ``Learner.tables``: the scale."""
+        return {"scale": self.scale * self.log_scale.detach().exp()}

@@ -1,0 +1,33 @@
+"""ANIL: gradient steps of the head alone."""
+
+from typing import Any
+
+from torch import Tensor
+
+from metalearn import inner
+from metalearn.batched.run import Norms
+from metalearn.gradient import MAML, Moved, Trail, loop
+from metalearn.norms import frozen
+
+
+class ANIL(MAML):
+    """Almost no inner loop (Raghu et al. 2020, section 4): as ``MAML``, but only the head takes the inner steps."""
+
+    reference = "Raghu et al. 2020, Rapid Learning or Feature Reuse?, ICLR, arXiv 1909.09157"
+    name = "anil"
+    images_at_once = 640
+
+    def moved(
+        self, images: Tensor, labels: Tensor, norms: Norms, steps: int, second_order: bool, trail: Trail = None
+    ) -> Moved:
+        """One extractor for all tasks, and heads after so many steps on the support sets' features."""
+        extractor = inner.for_all(self.extractor.parameters())
+        seen = Norms(seen=[]) if self.batch_norm == "support" else norms
+        features = inner.answers(self.extractor, images, extractor, seen, once=True)
+        heads, checks = self.stepped(self.head, features, labels, norms, None, steps, second_order, trail)
+        return extractor | heads, frozen(seen) if self.batch_norm == "support" else norms, checks
+
+    def looped(self, images: Tensor, labels: Tensor, steps: int, second_order: bool, **more: Any) -> Any:
+        """One task by learn2learn."""
+        options = {"rates": self.rates, "batch_norm": self.batch_norm, "second_order": second_order, **more}
+        return loop().adapted_head(self.extractor, self.head, images, labels, steps=steps, **options)
