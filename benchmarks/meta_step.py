@@ -1,6 +1,6 @@
 """Seconds of a meta-training step, learn2learn's loop beside ours, turn by turn in one run: ratios of the same round.
 
-Run: python benchmarks/meta_step.py [--rounds 7] [--threads 2] [--only maml,anil,meta_sgd,protonet] [--malloc]
+Run: python benchmarks/meta_step.py [--rounds 7] [--threads 2] [--only maml,anil,...] [--malloc]
 
 A step: the meta-losses of a meta-batch and their gradient, without the optimiser. learn2learn's loop as its examples
 have it: clone, adapt, query loss and backward of one task after the other; for ANIL the features of a task's support
@@ -81,6 +81,8 @@ def theirs(kind: str, network: nn.Sequential, steps: int, batch: Task) -> Callab
     algorithms, (body, head) = learn2learn.algorithms, network
     if kind == "meta_sgd":
         learner = algorithms.MetaSGD(network, lr=LR)
+    elif kind == "meta_curvature":
+        learner = algorithms.GBML(network, transform=learn2learn.optim.MetaCurvatureTransform, lr=LR)
     else:
         learner = algorithms.MAML(head if kind == "anil" else network, lr=LR)
     support, labels, query, truth = batch
@@ -165,6 +167,7 @@ CASES = {
     "maml": [(tasks, steps, 1) for tasks in (16, 32) for steps in (1, 5)],
     "anil": [(16, 5, queries) for queries in (1, 5, 15)],
     "meta_sgd": [(16, 1, 1), (16, 5, 1)],
+    "meta_curvature": [(16, 5, 1)],
     "protonet": [(1, 0, 5)],
 }
 

@@ -2,4 +2,5 @@
 
 from metalearn.cli import main
 
-main()
+if __name__ == "__main__":  # processes of a benchmark import this module under another name
+    main()

@@ -1,107 +1,164 @@
 """The benchmark: extractors x learners x episode settings x seeds, the same episodes for all, one paired report."""
 
 import copy
-import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metalearn.augmentation import build_augment
-from metalearn.cells import Cell, Mode, slug
+from metalearn.cells import Cell, slug
 from metalearn.data import build_dataset
 from metalearn.errors import UserError
 from metalearn.evaluate import located
-from metalearn.extractors import FeatureExtractor, Instances, SetExtractor
-from metalearn.features import extract
-from metalearn.learners import Learner, learner_class, make_learner
-from metalearn.learners.asks import asks_for_base, give_base
-from metalearn.meta import meta_trained, refuse_untrainable
-from metalearn.prepare import before_training, depends_on_seed, gives_posterior, make_extractor, refuse_leak
+from metalearn.graph import Failure, Graph, in_turn
+from metalearn.grid import Entry, entries_of, kept_outcomes
+from metalearn.learners import learner_class, make_learner
+from metalearn.meta import refuse_untrainable
+from metalearn.outcomes import Outcome
+from metalearn.pool import Limits, Pool, Tell
+from metalearn.prepare import before_training, gives_posterior
+from metalearn.remote import RemoteRecorder, hear
 from metalearn.report import Report, build_report
 from metalearn.run import Run
-from metalearn.schema import BenchConfig, EpisodeSetting, Kind, MetaTrainingConfig
+from metalearn.schema import BenchConfig, Kind
+from metalearn.steps import Ready, Step, Steps, budget_of
 from metalearn.testing import Tested, make_cell
-from tasks.folders import cache_folder
-from tasks.splits import Dataset, Partition
+from tasks.splits import Dataset
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What every step of one benchmark shares."""
+def bench(
+    config: BenchConfig, run: Run, *, data_root: Path, device: str, jobs: int = 1, memory: float | None = None
+) -> Report:
+    """Carry out a benchmark into ``run``: every step once, then the report, HParams and the projector.
 
-    config: BenchConfig
-    dataset: Dataset
-    tested: Tested
-    run: Run
-    device: str
-
-
-@dataclass(frozen=True)
-class Ready:
-    """An extractor of one seed, its features of the tested part and of the training part, and seconds it cost.
-
-    Features are None where no learner asks for them.
+    Steps and cells that an earlier start left are read, not made again. ``jobs``, ``memory``: how many processes work
+    at once, and the GB that they may take; see `metalearn.pool.Limits`. A step that fails takes with it the cells that
+    need it; the others are measured and reported, and the run can be gone on with. Raises UserError then, and before
+    any work what would fail later; DataError or ModelError.
     """
-
-    extractor: FeatureExtractor
-    features: Tensor | None
-    base: Tensor | None
-    seconds: float
-
-
-def bench(config: BenchConfig, run: Run, *, data_root: Path, device: str) -> Report:
-    """Carry out a benchmark into ``run``: every cell once, then the report, HParams and the projector.
-
-    Cells that an earlier start left are read, not made again. Raises UserError, DataError or ModelError.
-    """
+    limits = Limits(jobs, memory)
     dataset = build_dataset(config.dataset, data_root, run.report)
     tested = Tested(dataset, config.episodes, device, run.progress)
-    shared = Bench(config, dataset, tested, run, device)
-    check_settings(shared)
-    cells: list[Cell] = []
+    check_settings(config, dataset, tested)
+    entries = [entry for entry in entries_of(config) if run.cell(entry.slug(tested)) is None]
+    outcomes = kept_outcomes(run, entries)
+    here = Steps(config, dataset, device, run.path, run.scope, run.progress)
+    make = partial(remote_steps, config, data_root, device, run.path)
+    graph: Graph[Step] = Graph([step for entry in entries for step in entry.needed()], outcomes)
+    run.checkpoints.mkdir(exist_ok=True)
+    with limits.threaded():
+        for step, outcome in carried_out(graph, here, make, limits, run):
+            if isinstance(outcome, Outcome):
+                run.write_outcome(slug(*step.name.split("/")), outcome)
+            for entry in entries:
+                if step in entry.steps:
+                    write_cell(run, tested, entry, graph.outcomes)
+        cells = {entry: run.cell(entry.slug(tested)) for entry in entries_of(config)}
+        failed = {entry: why for entry in entries if (why := entry.failure(graph.outcomes))}
+        return concluded(config, run, here, cells, failed)
+
+
+def carried_out(
+    graph: Graph[Step], here: Steps, make: Callable[[Tell], Any], limits: Limits, run: Run
+) -> Iterator[tuple[Step, Outcome | Failure]]:
+    """Do all steps; show how far they are."""
+    total = len(graph.waiting) + len(graph.outcomes)
+    at: dict[Step, str] = {}
+
+    def show(busy: Sequence[Step]) -> None:
+        failed = sum(isinstance(one, Failure) for one in graph.outcomes.values())
+        doing = ", ".join(f"{step.name}{at.get(step, '')}" for step in busy)
+        run.progress(len(graph.outcomes), total, f"steps{f', {failed} failed' if failed else ''}: {doing or 'none'}")
+
+    def tell(step: Step, scope: str, told: tuple[Any, ...]) -> None:
+        if told[0] == "progress":
+            _, done, of, text = told
+            at[step] = f" ({text}, {done}/{of})"
+        else:
+            hear(run.scope, scope, told)
+
+    if limits.jobs == 1:
+        yield from in_turn(graph, here, show)
+    else:
+        yield from Pool(graph, make, limits, tell, show).carried_out()
+
+
+def remote_steps(config: BenchConfig, data_root: Path, device: str, folder: Path, tell: Tell) -> Steps:
+    """What does steps in another process."""
+    def progress(done: int, total: int, text: str) -> None:
+        tell("", ("progress", done, total, text))
+
+    dataset = build_dataset(config.dataset, data_root, lambda what, done, total: progress(done, total, what))
+    return Steps(config, dataset, device, folder, partial(RemoteRecorder, tell=tell), progress)
+
+
+def write_cell(run: Run, tested: Tested, entry: Entry, outcomes: Mapping[Step, Outcome | Failure]) -> None:
+    """Write a cell when every seed of it was counted."""
+    counted = [one for step in entry.steps if isinstance(one := outcomes.get(step), Outcome)]
+    if len(counted) < len(entry.steps):
+        return
+    encoders = [outcomes[need] for step in entry.steps for need in step.needs]
+    seconds = sum(one.seconds for one in [*counted, *encoders] if isinstance(one, Outcome))
+    facts, correct = counted[0].facts, [one.correct for one in counted if one.correct is not None]
+    assert facts is not None  # of a count
+    run.write_cell(
+        make_cell(tested, entry.setting, entry.extractor, entry.seeds, entry.learner, facts, np.stack(correct), seconds)
+    )
+
+
+def concluded(
+    config: BenchConfig, run: Run, here: Steps, cells: Mapping[Entry, Cell | None], failed: Mapping[Entry, Failure]
+) -> Report:
+    """Report what there is; finish the run if that is everything. Raises UserError if it is not."""
+    measured = [cell for cell in cells.values() if cell is not None]
+    failures = [f"{entry.name}: {why.message}" for entry, why in failed.items()]
+    more = f" (and {len(failures) - 1} more cells)" if len(failures) > 1 else ""
+    if not any(cell.extractor == config.baseline for cell in measured):
+        raise UserError(f"{failures[0]}{more}")
+    report = build_report(measured, config.baseline)
+    run.write_report(report, failures)
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(cells)} cells failed, first {failures[0]}; the others are in "
+            f"{run.path / 'report.md'}, and the same command tries these again"
+        )
     for name, kind in config.extractors.items():
-        ready = [prepare(shared, name, kind, seed) for seed in seeds_of(config, kind)]
         for learner_name, learner in config.learners.items():
-            made = [
-                measure(shared, name, ready, learner_name, learner, setting) for setting in config.episodes.settings
-            ]
-            show_hparams(run, name, kind, learner_name, learner, made)
-            cells += made
-        show_projector(shared, name, ready[0])
-    report = build_report(cells, config.baseline)
-    run.write_report(report)
-    run.finish({"cells": len(cells), "comparisons": len(report.comparisons)})
+            mine = [cell for entry, cell in cells.items() if (entry.extractor, entry.learner) == (name, learner_name)]
+            show_hparams(run, name, kind, learner_name, learner, [cell for cell in mine if cell is not None])
+        show_projector(here, run, name, here.ready(name, config.seeds[0]))
+    run.finish({"cells": len(measured), "comparisons": len(report.comparisons)})
     return report
 
 
-def check_settings(shared: Bench) -> None:
+def check_settings(config: BenchConfig, dataset: Dataset, tested: Tested) -> None:
     """Refuse before any work what would fail after hours: impossible episodes, learners, augmentation."""
-    for training in (shared.config.pretraining.training, shared.config.meta_training):
+    for training in (config.pretraining.training, config.meta_training):
         if training is not None:
-            build_augment(training.augmentation, shared.dataset.train.image_shape[0])
-    for setting in shared.config.episodes.settings:
-        shared.tested.sampler(setting)
-    trained = {name: kind for name, kind in shared.config.learners.items() if learner_class(kind.kind).meta_trained}
-    for name, kind in shared.config.learners.items():
+            build_augment(training.augmentation, dataset.train.image_shape[0])
+    for setting in config.episodes.settings:
+        tested.sampler(setting)
+    trained = {name: kind for name, kind in config.learners.items() if learner_class(kind.kind).meta_trained}
+    for name, kind in config.learners.items():
         if name not in trained:
             make_learner(kind.kind, **kind.options)
-            refuse_without_posterior(name, kind, shared.config)
-        elif shared.config.meta_training is None:
+            refuse_without_posterior(name, kind, config)
+        elif config.meta_training is None:
             raise UserError(
                 f"learners.{name}: {kind.kind!r} is meta-trained; add a meta_training section to the config"
             )
-    for one, extractor in shared.config.extractors.items() if trained else ():
+    for one, extractor in config.extractors.items() if trained else ():
         untrained = before_training(
-            extractor, shared.config.seeds[0], dataset=shared.dataset, pretraining=shared.config.pretraining
+            extractor, config.seeds[0], dataset=dataset, pretraining=config.pretraining
         )
         for name, kind in trained.items():
-            budget = budget_of(shared, shared.config.episodes.settings[0])
+            budget = budget_of(config, config.episodes.settings[0])
             with located(f"learners.{name} on extractors.{one}"):
-                refuse_untrainable(kind, copy.deepcopy(untrained), budget, shared.dataset, shared.config.seeds[0])
+                refuse_untrainable(kind, copy.deepcopy(untrained), budget, dataset, config.seeds[0])
 
 
 def refuse_without_posterior(name: str, learner: Kind, config: BenchConfig) -> None:
@@ -112,104 +169,6 @@ def refuse_without_posterior(name: str, learner: Kind, config: BenchConfig) -> N
             f"learners.{name}: {learner.kind!r} compares posteriors of sets of images, and extractors.{wrong[0]} has "
             "none; allowed: extractors of kind pretrain, checkpoint or random; give it a benchmark of its own"
         )
-
-
-def seeds_of(config: BenchConfig, kind: Kind) -> list[int]:
-    """Return the seeds that an extractor is made for: the first alone where seeds make no difference."""
-    meta = any(learner_class(learner.kind).meta_trained for learner in config.learners.values())
-    return config.seeds if meta or depends_on_seed(kind) else config.seeds[:1]
-
-
-def prepare(shared: Bench, name: str, kind: Kind, seed: int) -> Ready:
-    """Make the extractor of a seed, refuse one that saw a tested class, extract its features if a learner asks."""
-    extractor, seconds = make_extractor(
-        kind, seed, dataset=shared.dataset, pretraining=shared.config.pretraining,
-        recorder=shared.run.scope(f"{name}/seed{seed}"), device=shared.device,
-    )  # fmt: skip
-    refuse_leak(name, extractor, shared.tested.partition)
-    began, kinds = time.monotonic(), shared.config.learners.values()
-
-    def features(partition: Partition) -> Tensor:
-        return extract(
-            extractor, partition, device=shared.device, cache=cache_folder(),
-            progress=lambda done, total, text: shared.run.progress(done, total, f"{name}: {text}"),
-        )  # fmt: skip
-
-    tested = features(shared.tested.partition) if any(reads_features(kind) for kind in kinds) else None
-    base = features(shared.dataset.train) if any(reads_base(kind) for kind in kinds) else None
-    return Ready(extractor, tested, base, seconds + time.monotonic() - began)
-
-
-def reads_features(kind: Kind) -> bool:
-    """Whether a learner of this kind is tested on features, as it is: not on images, not after meta-training."""
-    found = learner_class(kind.kind)
-    return found.reads != "images" and not found.meta_trained
-
-
-def reads_base(kind: Kind) -> bool:
-    """Whether it also needs the features of the training part (``fit_base``)."""
-    return reads_features(kind) and asks_for_base(make_learner(kind.kind, **kind.options))
-
-
-def measure(
-    shared: Bench, name: str, ready: list[Ready], learner_name: str, kind: Kind, setting: EpisodeSetting
-) -> Cell:
-    """Return the cell of an extractor, learner and setting: correct counts of every seed on the same episodes.
-
-    A learner without meta-training does the same for every seed of an extractor without chance: one row of counts.
-    """
-    kept = shared.run.cell(slug(shared.dataset.label, shared.tested.partition.name, str(setting), name, learner_name))
-    if kept is not None:
-        return kept
-    began = time.monotonic()
-    trained = learner_class(kind.kind).meta_trained
-    seeds = shared.config.seeds if trained or depends_on_seed(shared.config.extractors[name]) else []
-    counts: list[np.ndarray] = []
-    mode: Mode = "frozen"
-    for seed, one in zip(seeds or shared.config.seeds[:1], ready, strict=False):
-        scope = f"{name}/{learner_name}/{setting}/seed{seed}"
-        if trained:
-            learner, mode = meta_train_cell(shared, scope, kind, one.extractor, setting, seed)
-            counts.append(shared.tested.on_images(learner, setting, scope))
-        elif reads_features(kind):
-            learner = make_learner(kind.kind, one.extractor, **kind.options)
-            give_base(learner, one.base)
-            counts.append(shared.tested.on_features(learner, features_for(shared, learner, one), setting, scope))
-        else:
-            learner, mode = make_learner(kind.kind, one.extractor, **kind.options), "finetuned"
-            counts.append(shared.tested.on_images(learner, setting, scope))
-    cell = make_cell(
-        shared.tested, setting, name, seeds, ready[0].extractor, learner_name, learner, mode, np.stack(counts),
-        meta_trained=trained, seconds=sum(one.seconds for one in ready) + time.monotonic() - began,
-    )  # fmt: skip
-    shared.run.write_cell(cell)
-    return cell
-
-
-def features_for(shared: Bench, learner: Learner, one: Ready) -> Tensor:
-    """Return what a learner reads: an extractor's features, or what is pooled over sets where it pools by itself."""
-    if learner.reads == "instances":
-        assert isinstance(one.extractor, SetExtractor)  # else the learner could not be built on it
-        return extract(Instances(one.extractor), shared.tested.partition, device=shared.device, cache=cache_folder())
-    assert one.features is not None  # extracted, as this learner asks for them
-    return one.features
-
-
-def meta_train_cell(
-    shared: Bench, scope: str, kind: Kind, extractor: FeatureExtractor, setting: EpisodeSetting, seed: int
-) -> tuple[Learner, Mode]:
-    """Meta-train a learner from an extractor's network at the ways and shots that it will be tested at."""
-    return meta_trained(
-        kind, extractor, budget_of(shared, setting), shared.dataset, seed,
-        state=shared.run.checkpoints / f"{slug(*scope.split('/'))}.pt",
-        recorder=shared.run.scope(scope), device=shared.device,
-    )  # fmt: skip
-
-
-def budget_of(shared: Bench, setting: EpisodeSetting) -> MetaTrainingConfig:
-    """How learners are meta-trained for a setting."""
-    assert shared.config.meta_training is not None  # checked before any work
-    return MetaTrainingConfig(ways=setting.ways, shots=setting.shots, **shared.config.meta_training.model_dump())
 
 
 def show_hparams(run: Run, name: str, kind: Kind, learner_name: str, learner: Kind, cells: list[Cell]) -> None:
@@ -223,13 +182,13 @@ def show_hparams(run: Run, name: str, kind: Kind, learner_name: str, learner: Ki
     run.board.hparams(slug(name, learner_name), settings, metrics)
 
 
-def show_projector(shared: Bench, name: str, one: Ready, points: int = 1000) -> None:
+def show_projector(here: Steps, run: Run, name: str, one: Ready, points: int = 1000) -> None:
     """The first seed's features of test images in the projector, with thumbnails and class names."""
     if one.features is None:
         return
-    partition = shared.tested.partition
+    partition = here.tested.partition
     total = len(partition.labels)
     shown = np.linspace(0, total - 1, min(total, points)).round().astype(np.int64)
     images = torch.from_numpy(partition.gather_floats(shown))
     labels = [partition.class_names[label] for label in partition.labels[shown]]
-    shared.run.board.embedding(name, one.features[torch.from_numpy(shown)], images, labels)
+    run.board.embedding(name, one.features[torch.from_numpy(shown)], images, labels)

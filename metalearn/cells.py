@@ -6,7 +6,7 @@ import re
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -15,6 +15,15 @@ from metalearn.errors import UserError
 
 LabelsUsed = Literal["none", "class", "factor", "external"]
 Mode = Literal["frozen", "finetuned", "end_to_end"]
+
+
+class Facts(NamedTuple):
+    """What a row says of how its numbers came about: which labels, which weights, which statistics."""
+
+    labels_used: LabelsUsed
+    mode: Mode
+    transductive: bool
+    batch_norm: str
 
 
 @dataclass(frozen=True, eq=False)

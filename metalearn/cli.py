@@ -8,6 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from metalearn import __version__
+from metalearn.arguments import (
+    CONFIG_HELP,
+    PLAIN,
+    Assignments,
+    DataRoot,
+    Debug,
+    Device,
+    Jobs,
+    Memory,
+    Out,
+    Quiet,
+    RunDirectory,
+    Seed,
+)
+from metalearn.cli_data import data
+from metalearn.errors import UserError
 from metalearn.given import choose_device, find_data_root
 from metalearn.mistakes import INTERRUPTED, MISTAKE, Stop, Work, explained
 from metalearn.processes import require_one, speaks
@@ -20,28 +36,8 @@ JOBS = {
     "extract": ("metalearn.jobs", "Write features of a dataset to .npz."),
 }
 
-CONFIG_HELP = "YAML file; see configs/."
-RunDirectory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting; may be repeated.")
-]
-Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Option of the dataset; may be repeated.")
-]
-Out = Annotated[Path | None, typer.Option(help="Run directory; runs/<name of the config> if not given.")]
-DataRoot = Annotated[
-    Path | None, typer.Option(envvar="METALEARN_DATA", help="Folder of the data; ~/.cache/metalearn if not given.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Seed = Annotated[int | None, typer.Option(help="Override the seed (bench: the seeds) of the config.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no report.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Dataset = Annotated[str, typer.Argument(help="Name of a dataset; see: metalearn list datasets", show_default=False)]
-
 _USAGE: Any = typer.BadParameter.__base__  # click's UsageError, whether click is typer's own or not
-_PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
-app = typer.Typer(no_args_is_help=True, help="Few-shot benchmarks of Guided-VAE features.", **_PLAIN)
-data = typer.Typer(no_args_is_help=True, help="Datasets: what there is, fetch and pack, verify.", **_PLAIN)
+app = typer.Typer(no_args_is_help=True, help="Few-shot benchmarks of Guided-VAE features.", **PLAIN)
 app.add_typer(data, name="data")
 
 
@@ -69,8 +65,7 @@ def quickstart(
 
 
 def _config_command(command: str) -> Callable[..., None]:
-    measures = command == "measure"
-    what = CONFIG_HELP + " Or a checkpoint: its file, folder or run." * measures
+    what = CONFIG_HELP + " Or a checkpoint: its file, folder or run." * (command == "measure")
 
     def run_config(
         config: Annotated[Path, typer.Argument(help=what, show_default=False)],
@@ -82,32 +77,60 @@ def _config_command(command: str) -> Callable[..., None]:
         quiet: Quiet = False,
         debug: Debug = False,
     ) -> None:
-        with explained(debug) as work:
-            require_one(command)
-            from metalearn.config import load_config
-            from metalearn.schema import CONFIGS
-
-            seeds = [] if seed is None else [f"seeds=[{seed}]" if command == "bench" else f"seed={seed}"]
-            overrides = [*(set or []), *seeds]
-            if measures and (config.is_dir() or config.suffix == ".safetensors"):
-                from metalearn.measure import checkpoint_config, default_out
-
-                measured, place = checkpoint_config(config, overrides), out or default_out(config)
-                _carry_out(work, command, measured, None, place, data_root, device, quiet)
-                return
-            loaded = load_config(config, CONFIGS[command], overrides)
-            _carry_out(work, command, loaded, config, out, data_root, device, quiet)
+        _start(command, config, set, out, data_root, device, seed, quiet, debug)
 
     return run_config
 
 
+def _start(
+    command: str, config: Path, set: list[str] | None, out: Path | None, data_root: Path | None, device: str,
+    seed: int | None, quiet: bool, debug: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Start the job of `command` by a config."""
+    with explained(debug) as work:
+        require_one(command)
+        from metalearn.config import load_config
+        from metalearn.schema import CONFIGS
+
+        seeds = [] if seed is None else [f"seeds=[{seed}]" if command == "bench" else f"seed={seed}"]
+        overrides = [*(set or []), *seeds]
+        if command == "measure" and (config.is_dir() or config.suffix == ".safetensors"):
+            from metalearn.measure import checkpoint_config, default_out
+
+            measured, place = checkpoint_config(config, overrides), out or default_out(config)
+            _carry_out(work, command, measured, None, place, data_root, device, quiet)
+            return
+        loaded = load_config(config, CONFIGS[command], overrides)
+        _carry_out(work, command, loaded, config, out, data_root, device, quiet, **options)
+
+
 for _name, (_, _help) in JOBS.items():
-    app.command(_name, help=_help)(_config_command(_name))
+    if _name != "bench":
+        app.command(_name, help=_help)(_config_command(_name))
+
+
+@app.command(help=JOBS["bench"][1])
+def bench(
+    config: Annotated[Path, typer.Argument(help=CONFIG_HELP, show_default=False)],
+    jobs: Jobs = None,
+    memory: Memory = None,
+    set: Assignments = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run a benchmark."""
+    _start("bench", config, set, out, data_root, device, seed, quiet, debug, jobs=jobs, memory=memory)
 
 
 @app.command()
 def resume(
     directory: RunDirectory,
+    jobs: Jobs = None,
+    memory: Memory = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -123,7 +146,8 @@ def resume(
         require_one(start["command"])
         recorded = Path(start["data_root"]) if start["data_root"] else None
         config = load_config(directory / "resolved.yaml", CONFIGS[start["command"]])
-        _carry_out(work, start["command"], config, None, directory, data_root or recorded, device, quiet)
+        given = {"jobs": jobs, "memory": memory}
+        _carry_out(work, start["command"], config, None, directory, data_root or recorded, device, quiet, **given)
 
 
 def _carry_out(
@@ -135,13 +159,17 @@ def _carry_out(
     data_root: Path | None,
     device: str,
     quiet: bool,
+    **options: Any,
 ) -> None:
-    """Let the job of `command` do what `config` describes, in its run."""
+    """Let the job of `command` do what `config` describes, in its run; an option that is None was not given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and command != "bench":
+        raise UserError(f"--{next(iter(given))} is for benchmarks, and this is a run of `metalearn {command}`; omit it")
     root = find_data_root(data_root)
     chosen = choose_device(device)
     from metalearn.launch import carry_out
 
-    carry_out(work, JOBS[command][0], command, config, source, out, root, chosen, quiet)
+    carry_out(work, JOBS[command][0], command, config, source, out, root, chosen, quiet, given)
 
 
 @app.command()
@@ -171,50 +199,6 @@ def list_(
         from metalearn.listing import listing
 
         print(listing(kind))
-
-
-@data.command("list")
-def data_list(data_root: DataRoot = None, debug: Debug = False) -> None:
-    """List the datasets and which are ready under the data root."""
-    with explained(debug):
-        require_one("data list")
-        from metalearn.data import overview
-
-        print(overview(find_data_root(data_root)))
-
-
-@data.command("prepare")
-def data_prepare(
-    name: Dataset, set: Options = None, data_root: DataRoot = None, quiet: Quiet = False, debug: Debug = False
-) -> None:
-    """Fetch a dataset if need be, verify it and pack it."""
-    _with_dataset("prepare", name, set, data_root, quiet, debug)
-
-
-@data.command("check")
-def data_check(
-    name: Dataset, set: Options = None, data_root: DataRoot = None, quiet: Quiet = False, debug: Debug = False
-) -> None:
-    """Look at every image of a dataset: counts, sizes, greys, duplicates across parts, what cannot be read."""
-    _with_dataset("check", name, set, data_root, quiet, debug)
-
-
-def _with_dataset(
-    job: str, name: str, assignments: list[str] | None, data_root: Path | None, quiet: bool, debug: bool
-) -> None:
-    with explained(debug):
-        require_one(f"data {job}")
-        from metalearn import data as work
-        from metalearn.config import override
-        from metalearn.progress import make_progress
-
-        root = find_data_root(data_root, create=job == "prepare")
-        progress = make_progress(quiet)
-        try:
-            said = getattr(work, job)(name, root, progress.report, override({}, assignments or []))
-        finally:
-            progress.close()
-        print(said)
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
 """From an objective's config to an encoder on disk: built, pretrained on training classes, kept by its inputs."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from gvae.checkpoint import ENCODER, load_encoder, save_encoder, write_atomic
 from gvae.errors import ModelError
@@ -109,13 +111,31 @@ def kept_encoder(
 ) -> tuple[Path, dict[str, Any]]:
     """Return the encoder kept in ``folder`` with its info, or make it; a damaged one is made again and said so.
 
-    Of several processes the first looks, and all make it; they need a folder that all can read.
+    Of several processes the first looks, and all make it; they need a folder that all can read. Another run that makes
+    the same encoder at this time is waited for.
     """
     path = folder / ENCODER
-    if not share.tell(share.first and is_whole(path, recorder)):
-        make()
-    share.tell(None)  # it is written when the first process comes to this point
+    with alone_in(folder, recorder) if share.first else nullcontext():
+        if not share.tell(share.first and is_whole(path, recorder)):
+            make()
+        share.tell(None)  # it is written when the first process comes to this point
     return path, load_encoder(path)[1]
+
+
+@contextmanager
+def alone_in(folder: Path, recorder: Recorder) -> Iterator[None]:
+    """Inside, no other process that asks is in the folder; the system gives it free when this process ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        recorder.progress(0, 0, "waiting for another process that trains this encoder")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_whole(path: Path, recorder: Recorder) -> bool:

@@ -19,7 +19,7 @@ from metalearn.record import read_metrics
 from metalearn.report import build_report
 from metalearn.run import Run
 from metalearn.schema import ExtractConfig, PretrainConfig, TrainConfig
-from metalearn.testing import Tested, make_cell
+from metalearn.testing import Tested, facts_of, make_cell
 from tasks.folders import cache_folder
 from tasks.splits import PARTS
 
@@ -77,8 +77,8 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
     for setting in config.episodes.settings:
         counts = tested.on_images(learner, setting, str(setting))
         cell = make_cell(
-            tested, setting, config.extractor.kind, [config.seed], extractor, config.learner.kind, learner, mode,
-            counts[None], meta_trained=True, seconds=seconds + time.monotonic() - began,
+            tested, setting, config.extractor.kind, [config.seed], config.learner.kind,
+            facts_of(extractor, learner, mode, meta_trained=True), counts[None], seconds + time.monotonic() - began,
         )  # fmt: skip
         run.write_cell(cell)
         cells.append(cell)

@@ -57,7 +57,7 @@ class Onlooker(Recorder):
 
 def carry_out(
     work: Work, module: str, command: str, config: BaseModel, source: Path | None, out: Path | None, root: Path,
-    device: str, quiet: bool,
+    device: str, quiet: bool, options: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Open the run that ``config`` describes and let the job ``command`` of ``module`` do the work; show the report.
 
@@ -75,7 +75,7 @@ def carry_out(
             work.run = run.path = share.tell(run.path)
             if not share.tell(run.complete):
                 job = getattr(importlib.import_module(module), command)
-                job(resolved, run, data_root=root, device=own)
+                job(resolved, run, data_root=root, device=own, **options)
             elif share.first:
                 print(f"{run.path} is complete already", file=sys.stderr)
             if share.first and not quiet:

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO
@@ -20,6 +20,7 @@ from metalearn import config as yaml_config
 from metalearn import environment
 from metalearn.cells import Cell, load_cell, save_cell
 from metalearn.errors import UserError
+from metalearn.outcomes import Outcome, load_outcome, save_outcome
 from metalearn.progress import make_progress
 from metalearn.record import Record
 from metalearn.recorder import ScopedRecorder
@@ -107,10 +108,21 @@ class Run(ScopedRecorder):
         path = self.path / f"episodes-{slug}.npz"
         return load_cell(path) if path.exists() else None
 
-    def write_report(self, report: Report) -> None:
-        """Write report.json and report.md, and show the latter on the board."""
-        self.write_json("report.json", report.to_dict())
+    def write_outcome(self, name: str, outcome: Outcome) -> None:
+        """Keep what came of a step of a benchmark, as ``steps/<name>.npz``."""
+        (self.path / "steps").mkdir(exist_ok=True)
+        write_atomic(self.path / "steps" / f"{name}.npz", lambda stream: save_outcome(stream, outcome))
+
+    def outcome(self, name: str) -> Outcome | None:
+        """What was kept of a step; None if there is nothing, or nothing that can be read."""
+        return load_outcome(self.path / "steps" / f"{name}.npz")
+
+    def write_report(self, report: Report, failures: Sequence[str] = ()) -> None:
+        """Write report.json and report.md, with what could not be measured, and show the latter on the board."""
+        self.write_json("report.json", report.to_dict() | ({"failures": list(failures)} if failures else {}))
         text = render(report, "md")
+        if failures:
+            text += "\nNot measured:\n\n" + "".join(f"- {line}\n" for line in failures)
         self.write_text("report.md", text)
         self.text(0, "report", text)
 

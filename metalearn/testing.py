@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gvae.share import ALONE, Share
-from metalearn.cells import Cell, Mode
+from metalearn.cells import Cell, Facts, Mode
 from metalearn.evaluate import evaluate_features, evaluate_images
 from metalearn.extractors import FeatureExtractor
 from metalearn.learners import FeatureLearner, Learner
@@ -63,33 +63,34 @@ class Tested:
         )  # fmt: skip
 
 
+def facts_of(extractor: FeatureExtractor, learner: Learner, mode: Mode, *, meta_trained: bool) -> Facts:
+    """What a row says of an extractor with a learner.
+
+    ``meta_trained``: on the episodes of the training classes, whose labels it then used; a network that is fine-tuned
+    on each support set alone saw no other label than its extractor.
+    """
+    labels = "class" if meta_trained else extractor.labels_used
+    return Facts(labels, mode, learner.transductive, batch_norm_mode(extractor, learner))
+
+
 def make_cell(
     tested: Tested,
     setting: EpisodeSetting,
     name: str,
     seeds: Sequence[int],
-    extractor: FeatureExtractor,
     learner_name: str,
-    learner: Learner,
-    mode: Mode,
+    facts: Facts,
     correct: Int[np.ndarray, "seeds episodes"],
-    *,
-    meta_trained: bool,
     seconds: float,
 ) -> Cell:
-    """Say everything about a measurement that DESIGN's protocols ask of a row.
-
-    ``meta_trained``: on the episodes of the training classes, whose labels it then used; a network that is fine-tuned
-    on each support set alone saw no other label than its extractor. ``seconds``: pretraining (as it took when it was
-    done), extraction and testing, of all seeds together.
+    """A cell of what was tested; ``seconds``: pretraining (as it took when it was done), extraction and testing, of
+    all seeds together.
     """
     return Cell(
         dataset=tested.dataset.label, split=tested.partition.name, ways=setting.ways, shots=setting.shots,
         queries=tested.episodes.queries, episode_seed=tested.episodes.seed, extractor=name,
-        extractor_seeds=tuple(seeds), labels_used="class" if meta_trained else extractor.labels_used,
-        learner=learner_name, mode=mode, transductive=learner.transductive,
-        batch_norm=batch_norm_mode(extractor, learner), seconds=round(seconds, 2),
-        fingerprint=tested.partition.fingerprint, correct=correct,
+        extractor_seeds=tuple(seeds), learner=learner_name, seconds=round(seconds, 2),
+        fingerprint=tested.partition.fingerprint, correct=correct, **facts._asdict(),
     )  # fmt: skip
 
 

@@ -1,0 +1,208 @@
+"""The steps of a graph in several processes at once."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from metalearn.errors import UserError
+from metalearn.graph import Failure, Graph, S, attempt
+
+GB = 1 << 30
+_FIRST_GUESS = GB // 2  # memory of a step before one was seen
+_TRIES = 2  # of a step whose process was ended from outside
+
+
+Tell = Callable[[str, tuple[Any, ...]], None]
+"""Takes what a step tells: the name of a function, and arguments that can be pickled."""
+Make = Callable[[Tell], Callable[[Any], Any]]
+"""Makes what does steps, in the process that will do them; can be pickled itself."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many processes work at once, with how many threads each, and how much memory they may take (GB; None: any).
+
+    Memory is watched, not promised: a step is started when what runs, and one more of the largest seen, would fit.
+    """
+
+    jobs: int = 1
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1 or (self.memory is not None and not self.memory > 0):
+            raise UserError(f"jobs {self.jobs}, memory {self.memory}: allowed are jobs of 1 or more, memory above 0 GB")
+
+    @property
+    def threads(self) -> int:
+        """Threads of each process, so that all together have a core each."""
+        return max(1, len(os.sched_getaffinity(0)) // self.jobs)
+
+    @contextmanager
+    def threaded(self) -> Iterator[None]:
+        """Inside, this process has as many threads too, where others do the steps: an encoder depends on that."""
+        before = torch.get_num_threads()
+        try:
+            if self.jobs > 1:
+                torch.set_num_threads(self.threads)
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+class Worker(Generic[S]):
+    """A process that does one step after the other."""
+
+    def __init__(self, make: Make, threads: int):
+        context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks, not the threads
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, make, threads, os.getpid()), daemon=True)
+        self.process.start()
+        other.close()
+
+    def begin(self, step: S) -> bool:
+        """Give it a step; return whether it is there to take it."""
+        try:
+            self.connection.send(step)
+        except OSError:
+            self.stop()
+            return False
+        return True
+
+    def memory(self) -> int:
+        """Bytes it has in memory now."""
+        try:
+            with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as stream:
+                return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:  # it ended, or there is no /proc
+            return 0
+
+    def stop(self) -> None:
+        """End it, whatever it is at."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def serve(connection: Connection, make: Make, threads: int, parent: int) -> None:
+    """Do what comes through the connection until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    end_with(parent)
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+
+    def tell(name: str, arguments: tuple[Any, ...]) -> None:
+        connection.send((name, arguments))
+
+    do: Callable[[Any], Any] | None = None
+    while True:
+        try:
+            step = connection.recv()
+        except EOFError:
+            return
+
+        def work(step: Any) -> Any:
+            nonlocal do
+            do = do or make(tell)
+            return do(step)
+
+        connection.send((None, attempt(work, step)))
+
+
+def end_with(parent: int) -> None:
+    """Have Linux end this process when its parent is gone, by whatever signal."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError, TypeError):  # another system: the next thing it tells ends it
+        return
+    if os.getppid() != parent:  # which was gone before
+        os._exit(1)
+
+
+class Pool(Generic[S]):
+    """Several processes that do the steps of a graph.
+
+    ``make``: makes what does steps, in each process. ``tell``: takes what a step tells. ``show``: is told now and then
+    which are being done. A process that is ended from outside is replaced, and its step tried once more.
+    """
+
+    def __init__(
+        self,
+        graph: Graph[S],
+        make: Make,
+        limits: Limits,
+        tell: Callable[[S, str, tuple[Any, ...]], None],
+        show: Callable[[Sequence[S]], None],
+    ):
+        self.graph, self.make, self.limits, self.tell, self.show = graph, make, limits, tell, show
+        self.idle: list[Worker[S]] = []
+        self.busy: dict[S, Worker[S]] = {}
+        self.ended: dict[S, int] = {}  # how often its process was ended
+        self.largest = _FIRST_GUESS
+
+    def carried_out(self) -> Iterator[tuple[S, Any]]:
+        """Do every step; yield each with its outcome or Failure, as they come. Processes end with it."""
+        try:
+            while self.graph.waiting or self.busy:
+                for step, outcome in [*self.begun(), *self.heard()]:
+                    self.graph.outcomes[step] = outcome
+                    yield step, outcome
+        finally:
+            for worker in [*self.busy.values(), *self.idle]:
+                worker.stop()
+
+    def begun(self) -> Iterator[tuple[S, Failure]]:
+        """Begin what can be begun; yield what never will, for want of a step that failed."""
+        while len(self.busy) < self.limits.jobs and self.fits() and (step := self.graph.next()) is not None:
+            failure = self.graph.failed_need(step)
+            if failure:
+                yield step, failure
+                return  # others may wait for this one
+            worker = self.idle.pop() if self.idle else Worker(self.make, self.limits.threads)
+            if worker.begin(step):
+                self.busy[step] = worker
+            else:  # it was ended while it had nothing to do
+                self.graph.waiting.insert(0, step)
+
+    def heard(self) -> Iterator[tuple[S, Any]]:
+        """Take what processes say within a second; yield the outcomes."""
+        self.show(list(self.busy))
+        self.largest = max([self.largest, *(worker.memory() for worker in self.busy.values())])
+        talking = wait([worker.connection for worker in self.busy.values()], timeout=1.0)
+        for step, worker in [pair for pair in self.busy.items() if pair[1].connection in talking]:
+            try:
+                name, value = worker.connection.recv()
+            except (EOFError, OSError):
+                del self.busy[step]
+                worker.stop()
+                self.ended[step] = self.ended.get(step, 0) + 1
+                if self.ended[step] < _TRIES:
+                    self.graph.waiting.insert(0, step)
+                else:
+                    yield step, Failure(
+                        f"its process was ended {_TRIES} times, at last with exit code {worker.process.exitcode} (-9: "
+                        "by kill, or for want of memory); give fewer --jobs, or more memory"
+                    )
+                continue
+            if name is not None:
+                self.tell(step, name, value)
+                continue
+            del self.busy[step]
+            self.idle.append(worker)
+            yield step, value
+
+    def fits(self) -> bool:
+        """Whether one more step may begin: always where none is being done."""
+        if self.limits.memory is None or not self.busy:
+            return True
+        now = sum(max(worker.memory(), self.largest) for worker in self.busy.values())
+        return now + self.largest <= self.limits.memory * GB
