@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gvae.share import ALONE, Share
-from metalearn.cells import Cell, Mode
+from metalearn.cells import Cell, LabelsUsed, Mode
 from metalearn.evaluate import evaluate_features, evaluate_images
 from metalearn.extractors import FeatureExtractor
 from metalearn.learners import FeatureLearner, Learner
@@ -86,11 +86,16 @@ def make_cell(
     return Cell(
         dataset=tested.dataset.label, split=tested.partition.name, ways=setting.ways, shots=setting.shots,
         queries=tested.episodes.queries, episode_seed=tested.episodes.seed, extractor=name,
-        extractor_seeds=tuple(seeds), labels_used="class" if meta_trained else extractor.labels_used,
+        extractor_seeds=tuple(seeds), labels_used=labels_used(extractor, meta_trained),
         learner=learner_name, mode=mode, transductive=learner.transductive,
         batch_norm=batch_norm_mode(extractor, learner), seconds=round(seconds, 2),
-        fingerprint=tested.partition.fingerprint, correct=correct,
+        fingerprint=tested.partition.fingerprint, correct=correct, extractor_settings=extractor.settings,
     )  # fmt: skip
+
+
+def labels_used(extractor: FeatureExtractor, meta_trained: bool) -> LabelsUsed:
+    """Return which labels an answer rests on: ``class`` after meta-training, but ``external`` stays what it is."""
+    return "class" if meta_trained and extractor.labels_used != "external" else extractor.labels_used
 
 
 def batch_norm_mode(extractor: nn.Module, learner: Learner) -> str:
