@@ -73,6 +73,9 @@ class Network(FeatureExtractor):
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Return the features of a batch. UserError for images of another shape."""
         require_shape(images, self.image_shape)
+        return self._features(images)
+
+    def _features(self, images: Tensor) -> Any:
         return self._pooled(self._read(self._adapted(images)))
 
     def _adapted(self, images: Tensor) -> Tensor:
@@ -128,7 +131,7 @@ class Network(FeatureExtractor):
         given = (self.channels, *((self.size, self.size) if self.size else self.image_shape[1:]))
         with torch.enable_grad():
             try:
-                features: Any = self(images)
+                features = self._features(images)
             except UserError:
                 raise
             except Exception as error:  # whatever another's network raises
