@@ -18,6 +18,7 @@ from metalearn.cache import weights_fingerprint
 from metalearn.errors import UserError
 from metalearn.extractors import Trunk, checkpoint
 from metalearn.features import extract
+from metalearn.learners import make_learner
 from metalearn.networks import Network
 from metalearn.prepare import depends_on_seed, gives_posterior, make_extractor, refuse_leak
 from metalearn.schema import Kind, PretrainingConfig
@@ -166,6 +167,17 @@ class TestLayers:
     def test_a_layer_that_is_never_called_is_refused(self):
         with pytest.raises(UserError, match="layer 'idle' of mine takes no part in what it computes"):
             network(Odd("maps"), layer="idle")
+
+
+    @pytest.mark.parametrize("name", ["maml", "prototypical"])
+    def test_a_learner_trains_what_the_layer_reads(self, name):
+        learner = make_learner(name, network(layer="body", pool="mean"), **({"ways": 3} if name == "maml" else {}))
+        images, labels = torch.rand(2, 6, *SHAPE), torch.arange(3).repeat(2)
+        losses, _ = learner.train().meta_losses(images, labels, images, labels)
+        losses.sum().backward()
+        moved = {key for key, one in learner.named_parameters() if one.grad is not None and one.grad.abs().sum() > 0}
+        assert any(key.endswith("body.0.weight") for key in moved)
+        assert not any("unread" in key or "last" in key for key in moved)
 
 
 class TestOwnClass:
