@@ -104,7 +104,7 @@ class TestRows:
         assert set(report["rows"][1]) == {*ROW_KEYS, "batch_norm", "extractor_settings"}
         assert list(report["comparisons"][0]) == COMPARISON_KEYS
         assert [field.name for field in fields(Comparison)] == COMPARISON_KEYS
-        assert {field.name for field in fields(Row)} == {*ROW_KEYS, "batch_norm"}
+        assert {field.name for field in fields(Row)} == {*ROW_KEYS, "batch_norm", "extractor_settings"}
         json.dumps(report, allow_nan=False)
 
 
