@@ -22,7 +22,7 @@ from gvae.vae import VAE
 SCHEMA = 1
 NETWORKS: dict[str, type[VAE]] = {"vae": VAE, "statistician": Statistician}
 ENCODER = "encoder.safetensors"
-_UNREADABLE = (  # what torch.load raises on bytes that are not its own
+UNREADABLE = (  # what torch.load raises on bytes that are not its own
     RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, OSError,
     struct.error,
 )  # fmt: skip
@@ -63,7 +63,7 @@ def load_state(path: Path) -> dict[str, Any]:
     data = io.BytesIO(path.read_bytes())  # an OSError of what follows is then about the bytes, not the disk
     try:
         state = torch.load(data, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ModelError(wrong % type(error).__name__) from error
     if not isinstance(state, dict):
         raise ModelError(wrong % f"a {type(state).__name__}")

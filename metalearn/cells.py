@@ -24,6 +24,7 @@ class Facts(NamedTuple):
     mode: Mode
     transductive: bool
     batch_norm: str
+    extractor_settings: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,8 @@ class Cell:
     `dataset` is the dataset with its class split ("omniglot/lake"), `split` the part of it ("test"), `fingerprint`
     that of the part's images. `extractor_seeds` has one entry a row of `correct`, or is empty for an extractor
     without chance. `batch_norm`: "none", "running" or "batch" (statistics of the query batch: transductive).
-    `seconds`: wall clock of this cell. Raises `UserError` for counts that fit none of this.
+    `seconds`: wall clock of this cell. `extractor_settings`: the extractor's own line on what it makes of an image,
+    empty where its kind says all. Raises `UserError` for counts that fit none of this.
     """
 
     dataset: str
@@ -52,6 +54,7 @@ class Cell:
     seconds: float
     fingerprint: str
     correct: Integer[np.ndarray, "seeds episodes"]
+    extractor_settings: str = ""
 
     def __post_init__(self) -> None:
         name = f"{self.extractor} with {self.learner}, {self.setting}"

@@ -1,8 +1,8 @@
 """Errors a user can cause; the command line prints them without a traceback and exits with status 2."""
 
-from tasks.errors import DataError, unknown
+from tasks.errors import DataError, unknown, unknown_of_many
 
-__all__ = ["DataError", "UserError", "unknown"]
+__all__ = ["DataError", "UserError", "unknown", "unknown_of_many"]
 
 
 class UserError(ValueError):

@@ -1,9 +1,8 @@
 """Feature extractors: images in [0, 1] to features, whatever network is behind them; swapped by a config line."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,13 +15,16 @@ from metalearn.cells import LabelsUsed
 from metalearn.errors import UserError, unknown
 from metalearn.schema import Kind, ModelConfig
 
+Features = Literal["mean", "trunk"]
+
 
 class FeatureExtractor(nn.Module):
     """Images (n, c, h, w) in [0, 1] to features (n, d); owns its normalisation; deterministic in eval mode.
 
     ``seeded``: whether another seed gives another extractor. ``pretrained``: whether its weights come from data.
     ``labels_used``: what the training of those weights saw (none, class, factor, external). ``training_classes``:
-    names of the classes that training saw, so that testing on one of them can be refused.
+    names of the classes that training saw, so that testing on one of them can be refused. ``settings``: a line for
+    reports on what it makes of an image, where its kind does not say it.
     """
 
     image_shape: ImageShape
@@ -31,6 +33,12 @@ class FeatureExtractor(nn.Module):
     pretrained: bool = False
     labels_used: LabelsUsed = "none"
     training_classes: frozenset[str] = frozenset()
+    settings: str = ""
+
+    @classmethod
+    def depends_on_seed(cls, options: Mapping[str, Any]) -> bool:
+        """Whether another seed gives another extractor of these options."""
+        return cls.seeded
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Return the features of a batch."""
@@ -67,6 +75,15 @@ class SetExtractor(FeatureExtractor):
         raise NotImplementedError
 
 
+def require_shape(images: Tensor, image_shape: ImageShape) -> None:
+    """Raise UserError for images (n, c, h, w) of another shape than an encoder's."""
+    if tuple(images.shape[1:]) != tuple(image_shape):
+        raise UserError(
+            f"images of shape {tuple(images.shape[1:])} given to an encoder of {image_shape} (c, h, w): "
+            "give the dataset that image size, or an encoder of the other"
+        )
+
+
 class PosteriorMean(SetExtractor):
     """The posterior mean of a VAE, or of some of its named slots. ``vae`` is the whole of it, decoder too.
 
@@ -95,11 +112,7 @@ class PosteriorMean(SetExtractor):
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Return the mean of q(z|x) in the chosen slots, (n, d). UserError for images of another shape."""
-        if tuple(images.shape[1:]) != tuple(self.image_shape):
-            raise UserError(
-                f"images of shape {tuple(images.shape[1:])} given to an encoder of {self.image_shape} (c, h, w): "
-                "give the dataset that image size, or an encoder of the other"
-            )
+        require_shape(images, self.image_shape)
         return self.posterior(self.encoder(images))[:, : self.latents][:, self.index]
 
     def instances(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
@@ -139,22 +152,53 @@ class RandomNetwork(PosteriorMean):
         super().__init__(vae)
 
 
-class Checkpoint(PosteriorMean):
-    """The posterior mean of an encoder on disk: a file, the folder that holds it, or a pretraining run."""
+class Trunk(FeatureExtractor):
+    """The hidden vector of a VAE's encoder, from which its posterior is computed. ``vae`` is the whole of it."""
 
-    def __init__(self, image_shape: ImageShape, *, path: str, slots: list[str] | None = None):
-        vae, info = load_encoder(Path(path))
-        if tuple(info["image_shape"]) != tuple(image_shape):
-            raise UserError(
-                f"checkpoint {path} is for images of shape {tuple(info['image_shape'])} (c, h, w), the dataset has "
-                f"{tuple(image_shape)}; set the dataset's image_size, or give another checkpoint"
-            )
-        super().__init__(vae, slots)
-        require_provenance(path, info)
-        self.pretrained = True
-        self.objective = Kind.model_validate(info["objective"]) if "objective" in info else None
-        self.labels_used = info["labels_used"]
-        self.training_classes = frozenset(info["training_classes"])
+    vae: VAE
+    objective: Kind | None = None
+
+    def __init__(self, vae: VAE):
+        super().__init__()
+        self.encoder, self.image_shape, self.feature_dim = vae.encoder, vae.image_shape, vae.encoder.hidden_dim
+        object.__setattr__(self, "vae", vae)  # no submodule, as in PosteriorMean
+        self.settings = "hidden vector of the trunk"
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Return what the trunk gives. UserError for images of another shape."""
+        require_shape(images, self.image_shape)
+        return self.encoder(images)
+
+
+def encoder_features(vae: VAE, slots: Sequence[str] | None, features: Features) -> PosteriorMean | Trunk:
+    """Return an encoder as an extractor: its posterior mean in some slots, or its trunk, which has none (UserError)."""
+    if features == "mean":
+        return PosteriorMean(vae, slots)
+    if slots:
+        raise UserError("slots are of the posterior mean, and features: trunk is the vector before it; leave one out")
+    return Trunk(vae)
+
+
+def checkpoint(
+    image_shape: ImageShape, *, path: str, slots: list[str] | None = None, features: Features = "mean"
+) -> PosteriorMean | Trunk:
+    """The posterior mean (or trunk) of an encoder on disk: a file, the folder that holds it, or a pretraining run.
+
+    ``slots`` keeps some of the named latents; ``features``: trunk gives the hidden vector before the posterior.
+    """
+    vae, info = load_encoder(Path(path))
+    if tuple(info["image_shape"]) != tuple(image_shape):
+        raise UserError(
+            f"checkpoint {path} is for images of shape {tuple(info['image_shape'])} (c, h, w), the dataset has "
+            f"{tuple(image_shape)}; set the dataset's image_size, or give another checkpoint"
+        )
+    found = encoder_features(vae, slots, features)
+    require_provenance(path, info)
+    found.pretrained = True
+    found.objective = Kind.model_validate(info["objective"]) if "objective" in info else None
+    found.labels_used = info["labels_used"]
+    found.training_classes = frozenset(info["training_classes"])
+    return found
 
 
 def require_provenance(path: str, info: Mapping[str, Any]) -> None:
@@ -167,35 +211,20 @@ def require_provenance(path: str, info: Mapping[str, Any]) -> None:
         )
 
 
-def pretrained(objective: Kind, *, slots: list[str] | None = None) -> None:
+def pretrained(objective: Kind, *, slots: list[str] | None = None, features: Features = "mean") -> None:
     """An encoder pretrained on the dataset's training classes by an objective, then frozen: its posterior mean.
 
-    ``slots`` keeps some of the named latents (default: all). The program pretrains it and builds a `Checkpoint`.
+    ``slots`` and ``features`` as for `checkpoint`. The program pretrains it and builds a `checkpoint`.
     """
     raise UserError("extractor kind 'pretrain' is made by a command that can pretrain it, not by itself")
 
 
-EXTRACTORS: dict[str, Callable[..., Any]] = {
+EXTRACTORS: dict[str, Callable[..., Any] | str] = {
     "pixels": Pixels,
     "random": RandomNetwork,
-    "checkpoint": Checkpoint,
+    "checkpoint": checkpoint,
     "pretrain": pretrained,
+    "torchvision": "metalearn.torchvision_models:Torchvision",
+    "timm": "metalearn.timm_models:Timm",
+    "network": "metalearn.own_network:OwnNetwork",
 }
-
-
-def build_extractor(
-    build: Callable[..., Any], options: dict[str, Any], *, image_shape: ImageShape, seed: int, model: ModelConfig
-) -> FeatureExtractor:
-    """Call a constructor with its options and whichever of image_shape, seed and model its signature names.
-
-    The result is in eval mode. Raises UserError when it is no FeatureExtractor, or one without ``feature_dim``.
-    """
-    supplied = {"image_shape": image_shape, "seed": seed, "model": model}
-    names = inspect.signature(build).parameters
-    extractor = build(**{name: value for name, value in supplied.items() if name in names}, **options)
-    if not isinstance(extractor, FeatureExtractor) or not isinstance(getattr(extractor, "feature_dim", None), int):
-        raise UserError(
-            f"{build!r} gives a {type(extractor).__name__}, which is no extractor: it must be a "
-            "metalearn.extractors.FeatureExtractor with an integer feature_dim"
-        )
-    return extractor.eval()

@@ -7,9 +7,10 @@ from torch import nn
 
 from gvae.recorder import Recorder
 from gvae.share import ALONE, Share
+from metalearn import construct
 from metalearn.encoders import build_objective, encoder_key, forget_state, kept_encoder, pretrain_encoder
 from metalearn.errors import UserError
-from metalearn.extractors import EXTRACTORS, Checkpoint, FeatureExtractor, PosteriorMean, SetExtractor, build_extractor
+from metalearn.extractors import EXTRACTORS, FeatureExtractor, SetExtractor, checkpoint, encoder_features
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind, PretrainingConfig
 from tasks.folders import cache_folder
@@ -48,7 +49,7 @@ def make_extractor(
         return made
 
     path, info = kept_encoder(folder, make, recorder, share)
-    extractor = Checkpoint(dataset.train.image_shape, path=str(path), slots=kind.options.get("slots"))
+    extractor = checkpoint(dataset.train.image_shape, path=str(path), **reading(kind))
     return Prepared(extractor.eval(), float(info["seconds"]))
 
 
@@ -59,23 +60,30 @@ def before_training(
     choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
     model, shape = pretraining.model, dataset.train.image_shape
     if kind.kind != "pretrain":
-        return build_extractor(choice.build, choice.options, image_shape=shape, seed=seed, model=model)
+        return construct.build_extractor(choice.build, choice.options, image_shape=shape, seed=seed, model=model)
     objective = Kind.model_validate(kind.options["objective"])
-    found = PosteriorMean(build_objective(dataset, objective, model, seed).vae, kind.options.get("slots"))
+    found = encoder_features(build_objective(dataset, objective, model, seed).vae, **reading(kind))
     found.objective = objective
     return found.eval()
 
 
+def reading(kind: Kind) -> dict[str, Any]:
+    """What is read of an encoder, of the options of kind ``pretrain``."""
+    options = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip).options
+    return {name: options[name] for name in ("slots", "features")}
+
+
 def depends_on_seed(kind: Kind) -> bool:
     """Whether another seed gives another extractor: it is pretrained here, or draws its weights."""
-    build: Any = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip).build
-    return kind.kind == "pretrain" or bool(getattr(build, "seeded", False))
+    choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
+    return kind.kind == "pretrain" or construct.depends_on_seed(choice.build, choice.options)
 
 
 def gives_posterior(kind: Kind) -> bool:
     """Whether an extractor has the posterior of a set of images, as far as its kind says."""
-    build: Any = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip).build
-    return kind.kind == "pretrain" or not isinstance(build, type) or issubclass(build, SetExtractor)
+    choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
+    has_one = not isinstance(choice.build, type) or issubclass(choice.build, SetExtractor)
+    return has_one and choice.options.get("features") != "trunk"
 
 
 def refuse_leak(name: str, extractor: nn.Module, tested: Partition) -> None:

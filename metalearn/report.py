@@ -33,6 +33,7 @@ class Row:
     ci95: float
     error: float
     seconds: float
+    extractor_settings: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gvae.share import ALONE, Share
-from metalearn.cells import Cell, Facts, Mode
+from metalearn.cells import Cell, Facts, LabelsUsed, Mode
 from metalearn.evaluate import evaluate_features, evaluate_images
 from metalearn.extractors import FeatureExtractor
 from metalearn.learners import FeatureLearner, Learner
@@ -69,8 +69,8 @@ def facts_of(extractor: FeatureExtractor, learner: Learner, mode: Mode, *, meta_
     ``meta_trained``: on the episodes of the training classes, whose labels it then used; a network that is fine-tuned
     on each support set alone saw no other label than its extractor.
     """
-    labels = "class" if meta_trained else extractor.labels_used
-    return Facts(labels, mode, learner.transductive, batch_norm_mode(extractor, learner))
+    labels, norm = labels_used(extractor, meta_trained), batch_norm_mode(extractor, learner)
+    return Facts(labels, mode, learner.transductive, norm, extractor.settings)
 
 
 def make_cell(
@@ -92,6 +92,11 @@ def make_cell(
         extractor_seeds=tuple(seeds), learner=learner_name, seconds=round(seconds, 2),
         fingerprint=tested.partition.fingerprint, correct=correct, **facts._asdict(),
     )  # fmt: skip
+
+
+def labels_used(extractor: FeatureExtractor, meta_trained: bool) -> LabelsUsed:
+    """Return which labels an answer rests on: ``class`` after meta-training, but ``external`` stays what it is."""
+    return "class" if meta_trained and extractor.labels_used != "external" else extractor.labels_used
 
 
 def batch_norm_mode(extractor: nn.Module, learner: Learner) -> str:

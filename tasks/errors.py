@@ -14,3 +14,13 @@ def unknown(kind: str, given: object, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(given), names, n=1)
     hint = f" did you mean {close[0]!r}?" if close else ""
     return f"unknown {kind} {given!r};{hint} allowed: {', '.join(names)}"
+
+
+def unknown_of_many(kind: str, given: object, allowed: Iterable[str]) -> str:
+    """Word an unknown name where there are too many allowed ones to list: up to eight of the closest."""
+    names = sorted(allowed)
+    if len(names) <= 8:
+        return unknown(kind, given, names)
+    close = difflib.get_close_matches(str(given), names, n=8, cutoff=0.3)
+    nearest = f"the closest of the {len(names)} allowed: {', '.join(close)}" if close else f"{len(names)} are allowed"
+    return f"unknown {kind} {given!r}; {nearest}"

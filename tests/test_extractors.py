@@ -15,16 +15,16 @@ from gvae.nets import TRUNKS, ConvDecoder, ConvEncoder, initialise
 from gvae.recorder import Recorder
 from gvae.vae import VAE
 from metalearn.cache import read_tensor, weights_fingerprint, write_tensor
+from metalearn.construct import build_extractor
 from metalearn.encoders import build_objective, encoder_key, validation_accuracy
 from metalearn.errors import UserError
 from metalearn.extractors import (
     EXTRACTORS,
-    Checkpoint,
     FeatureExtractor,
     Pixels,
     PosteriorMean,
     RandomNetwork,
-    build_extractor,
+    checkpoint,
 )
 from metalearn.features import extract
 from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
@@ -74,7 +74,15 @@ def images_of(dataset, n=7):
 
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_every_extractor_gives_features_that_depend_on_the_image_alone(name, dataset, tmp_path):
-    kinds = {"checkpoint": Kind(kind="checkpoint", path=str(written(tmp_path))), "pretrain": GUIDED}
+    if name == "timm":
+        pytest.importorskip("timm")
+    kinds = {
+        "checkpoint": Kind(kind="checkpoint", path=str(written(tmp_path))),
+        "pretrain": GUIDED,
+        "torchvision": Kind(kind="torchvision", name="squeezenet1_1"),
+        "timm": Kind(kind="timm", name="test_resnet"),
+        "network": Kind(kind="network", network="gvae.trunks.conv:ConvEncoder"),
+    }
     extractor = prepared(kinds.get(name, Kind(kind=name)), dataset).extractor
     assert isinstance(extractor, FeatureExtractor) and not extractor.training
     assert extractor.image_shape == dataset.test.image_shape
@@ -91,7 +99,7 @@ def test_every_extractor_gives_features_that_depend_on_the_image_alone(name, dat
         torch.testing.assert_close(extractor(images[shuffled]), features[shuffled], atol=1e-6, rtol=1e-5)
     assert extractor.pretrained == (name in ("checkpoint", "pretrain"))
     assert extractor.labels_used == "none"
-    assert depends_on_seed(kinds.get(name, Kind(kind=name))) == (name in ("random", "pretrain"))
+    assert depends_on_seed(kinds.get(name, Kind(kind=name))) == (name not in ("pixels", "checkpoint"))
 
 
 @pytest.mark.parametrize("name", ["random", "pretrain"])
@@ -196,14 +204,17 @@ def test_wrong_options_of_an_outside_class_are_named(plugin, dataset):
         prepared(Kind(kind="outside_extractors:Mean", power="two"), dataset)
 
 
-@pytest.mark.parametrize(("name", "found"), [("Bare", "Bare"), ("function", "str")])
-def test_what_is_no_extractor_is_refused(name, found, plugin, dataset):
-    options = {"in_features": 2, "out_features": 3} if name == "Bare" else {}
+def test_what_is_no_extractor_is_refused(plugin, dataset):
     with pytest.raises(UserError) as caught:
-        prepared(Kind(kind=f"outside_extractors:{name}", **options), dataset)
-    assert f"gives a {found}, which is no extractor: it must be a metalearn.extractors.FeatureExtractor with" in str(
+        prepared(Kind(kind="outside_extractors:function"), dataset)
+    assert "gives a str, which is no extractor: it must be a torch.nn.Module, or a metalearn.extractors.Feature" in str(
         caught.value
     )
+
+
+def test_a_network_that_images_do_not_fit_is_refused_with_their_shape(plugin, dataset):
+    with pytest.raises(UserError, match=r":Bare fails on images of shape \(1, 28, 28\) \(c, h, w"):
+        prepared(Kind(kind="outside_extractors:Bare", in_features=2, out_features=3), dataset)
 
 
 def test_pretrain_is_made_by_prepare_only():
@@ -214,7 +225,7 @@ def test_pretrain_is_made_by_prepare_only():
 
 def test_a_leak_is_refused_with_the_classes(dataset, tmp_path):
     leaking = written(tmp_path, training_classes=[*dataset.train.class_names, *dataset.test.class_names[:4]])
-    extractor = Checkpoint((1, 28, 28), path=str(leaking))
+    extractor = checkpoint((1, 28, 28), path=str(leaking))
     with pytest.raises(UserError) as caught:
         refuse_leak("mine", extractor, dataset.test)
     names = ", ".join(dataset.test.class_names[:3])

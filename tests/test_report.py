@@ -101,10 +101,10 @@ class TestRows:
         report = build_report([cell(), cell("vae", 0.6, seeds=3)], "pixels").to_dict()
         assert list(report) == ["schema", "rows", "comparisons"]
         assert report["schema"] == 1
-        assert set(report["rows"][1]) == {*ROW_KEYS, "batch_norm"}
+        assert set(report["rows"][1]) == {*ROW_KEYS, "batch_norm", "extractor_settings"}
         assert list(report["comparisons"][0]) == COMPARISON_KEYS
         assert [field.name for field in fields(Comparison)] == COMPARISON_KEYS
-        assert {field.name for field in fields(Row)} == {*ROW_KEYS, "batch_norm"}
+        assert {field.name for field in fields(Row)} == {*ROW_KEYS, "batch_norm", "extractor_settings"}
         json.dumps(report, allow_nan=False)
 
 
