@@ -24,7 +24,7 @@ from metalearn.prepare import before_training, depends_on_seed, gives_posterior,
 from metalearn.report import Report, build_report
 from metalearn.run import Run
 from metalearn.schema import BenchConfig, EpisodeSetting, Kind, MetaTrainingConfig
-from metalearn.testing import Tested, make_cell
+from metalearn.testing import Tested, encoders_of, make_cell
 from tasks.folders import cache_folder
 from tasks.splits import Dataset, Partition
 
@@ -181,6 +181,7 @@ def measure(
     cell = make_cell(
         shared.tested, setting, name, seeds, ready[0].extractor, learner_name, learner, mode, np.stack(counts),
         meta_trained=trained, seconds=sum(one.seconds for one in ready) + time.monotonic() - began,
+        encoders=encoders_of([one.extractor for one in ready[: len(counts)]]),
     )  # fmt: skip
     shared.run.write_cell(cell)
     return cell

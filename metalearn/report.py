@@ -84,9 +84,7 @@ def build_report(cells: Sequence[Cell], baseline: str) -> Report:
     Episode i of a seed does not depend on how many follow, so cells of different length are compared on the
     episodes they share. Raises `UserError` if no cell is of `baseline`, or seeds cannot be paired.
     """
-    names = list(dict.fromkeys(cell.extractor for cell in cells))
-    if baseline not in names:
-        raise UserError(unknown("baseline", baseline, names))
+    _check_baseline(baseline, cells)
     pairs = _pairs(cells, baseline)
     results = [_compare(reference, candidate) for reference, candidate in pairs]
     adjusted = stats.holm([result.p_value for result in results]) if results else []
@@ -98,6 +96,12 @@ def build_report(cells: Sequence[Cell], baseline: str) -> Report:
         for (_, candidate), result, p_holm in zip(pairs, results, adjusted, strict=True)
     ]  # fmt: skip
     return Report([_row(cell) for cell in cells], comparisons)
+
+
+def _check_baseline(baseline: str, cells: Sequence[Cell]) -> None:
+    names = list(dict.fromkeys(cell.extractor for cell in cells))
+    if baseline not in names:
+        raise UserError(unknown("baseline", baseline, names))
 
 
 def _row(cell: Cell) -> Row:
@@ -136,14 +140,20 @@ def merge(runs: Sequence[Path], baseline: str | None = None) -> Report:
     another extractor, named ``name@run``. Raises `UserError` for a directory that is no finished benchmark, for
     runs whose episodes differ though their settings look alike, and for a run that nothing can be compared with.
     """
+    cells, chosen = merged_cells(runs, baseline)
+    return build_report(cells, chosen)
+
+
+def merged_cells(runs: Sequence[Path], baseline: str | None = None) -> tuple[list[Cell], str]:
+    """Cells and baseline of the report that ``merge`` gives. Raises `UserError` as it does."""
     sources = [_Source(run, cell) for run in runs for cell in read_cells(run)]
     _check_episodes(sources)
     cells = _distinct(sources)
     chosen = baseline if baseline is not None else _baseline_of(runs[0], cells)
-    report = build_report([cell for _, cell in cells], chosen)
+    _check_baseline(chosen, [cell for _, cell in cells])
     if len(runs) > 1:
         _check_connected(cells, chosen)
-    return report
+    return [cell for _, cell in cells], chosen
 
 
 def read_cells(run: Path) -> list[Cell]:

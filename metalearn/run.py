@@ -20,6 +20,7 @@ from metalearn import config as yaml_config
 from metalearn import environment
 from metalearn.cells import Cell, load_cell, save_cell
 from metalearn.errors import UserError
+from metalearn.plots import draw
 from metalearn.progress import make_progress
 from metalearn.record import Record
 from metalearn.recorder import ScopedRecorder
@@ -96,6 +97,11 @@ class Run(ScopedRecorder):
         write_atomic(self.path / name, lambda stream: figure.savefig(stream, format="png"))
         return self.path / name
 
+    def show_figure(self, name: str, figure: Figure) -> None:
+        """Write the figure as ``name.png`` and show it on the board."""
+        self.write_figure(f"{name}.png", figure)
+        self.figure(0, name, figure)
+
     def write_cell(self, cell: Cell) -> Path:
         """Write ``episodes-<slug>.npz``: the correct counts from which any later comparison is made."""
         path = self.path / f"episodes-{cell.slug}.npz"
@@ -108,9 +114,12 @@ class Run(ScopedRecorder):
         return load_cell(path) if path.exists() else None
 
     def write_report(self, report: Report) -> None:
-        """Write report.json and report.md, and show the latter on the board."""
+        """Write report.json, report.md and the plots; show the latter two on the board. report.md names the plots."""
         self.write_json("report.json", report.to_dict())
-        text = render(report, "md")
+        plots = draw(report)
+        for name, figure in plots.figures.items():
+            self.show_figure(name, figure)
+        text = render(report, "md") + "\n" + plots.listed(".png")
         self.write_text("report.md", text)
         self.text(0, "report", text)
 

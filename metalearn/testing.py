@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gvae.share import ALONE, Share
+from metalearn.cache import tensors_fingerprint
 from metalearn.cells import Cell, Mode
 from metalearn.evaluate import evaluate_features, evaluate_images
 from metalearn.extractors import FeatureExtractor
@@ -76,12 +77,13 @@ def make_cell(
     *,
     meta_trained: bool,
     seconds: float,
+    encoders: Sequence[str] = (),
 ) -> Cell:
     """Say everything about a measurement that DESIGN's protocols ask of a row.
 
     ``meta_trained``: on the episodes of the training classes, whose labels it then used; a network that is fine-tuned
     on each support set alone saw no other label than its extractor. ``seconds``: pretraining (as it took when it was
-    done), extraction and testing, of all seeds together.
+    done), extraction and testing, of all seeds together. ``encoders``: see ``encoders_of``.
     """
     return Cell(
         dataset=tested.dataset.label, split=tested.partition.name, ways=setting.ways, shots=setting.shots,
@@ -90,7 +92,17 @@ def make_cell(
         learner=learner_name, mode=mode, transductive=learner.transductive,
         batch_norm=batch_norm_mode(extractor, learner), seconds=round(seconds, 2),
         fingerprint=tested.partition.fingerprint, correct=correct,
+        encoders=tuple(encoders),
     )  # fmt: skip
+
+
+def encoders_of(extractors: Sequence[FeatureExtractor]) -> list[str]:
+    """Return the fingerprint of the VAE behind each extractor, by which ``metalearn measure`` names it too.
+
+    Nothing where one has none.
+    """
+    found = [getattr(extractor, "vae", None) for extractor in extractors]
+    return [tensors_fingerprint(vae) for vae in found if vae is not None] if None not in found else []
 
 
 def batch_norm_mode(extractor: nn.Module, learner: Learner) -> str:
