@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn import stats
 from metalearn.cells import Cell, LabelsUsed, Mode, load_cell, row_of
 from metalearn.errors import UserError, unknown
+from metalearn.one_shot import PUBLISHED, RunErrors, run_errors
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,19 @@ class Report:
 
     rows: list[Row]
     comparisons: list[Comparison]
+    runs: list[RunErrors] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data of report.json, schema 1."""
-        return {
+        """Plain data of report.json, schema 1; ``one_shot_runs`` where such were tested."""
+        data: dict[str, Any] = {
             "schema": 1,
             "rows": [asdict(row) for row in self.rows],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
         }
+        if self.runs:
+            published = [one._asdict() for one in PUBLISHED]
+            data["one_shot_runs"] = {"published": published, "errors": [asdict(one) for one in self.runs]}
+        return data
 
 
 def build_report(cells: Sequence[Cell], baseline: str) -> Report:
@@ -95,7 +101,7 @@ def build_report(cells: Sequence[Cell], baseline: str) -> Report:
         )
         for (_, candidate), result, p_holm in zip(pairs, results, adjusted, strict=True)
     ]  # fmt: skip
-    return Report([_row(cell) for cell in cells], comparisons)
+    return Report([_row(cell) for cell in cells], comparisons, run_errors(cells))
 
 
 def _check_baseline(baseline: str, cells: Sequence[Cell]) -> None:

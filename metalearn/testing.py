@@ -1,5 +1,6 @@
 """Testing a learner on the episodes of a config, and the cell that comes of it; one way for every command."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,11 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gvae.share import ALONE, Share
 from metalearn.cache import tensors_fingerprint
 from metalearn.cells import Cell, Mode
+from metalearn.errors import UserError
 from metalearn.evaluate import evaluate_features, evaluate_images
 from metalearn.extractors import FeatureExtractor
 from metalearn.learners import FeatureLearner, Learner
 from metalearn.schema import EpisodesConfig, EpisodeSetting
-from tasks.episodes import EpisodeSampler
+from tasks.episodes import EpisodeIndices, EpisodeSampler
+from tasks.fixed import FixedEpisodes
 from tasks.splits import Dataset, Partition
 
 Show = Callable[[int, int, str], None]
@@ -37,8 +40,39 @@ class Tested:
         part: Partition = getattr(self.dataset, self.episodes.part)
         return part
 
+    @property
+    def prescribed(self) -> EpisodeIndices | None:
+        """The episodes that the dataset prescribes for the tested part, None where they are drawn."""
+        fixed = self.dataset.fixed if self.episodes.part == "test" else None
+        return None if fixed is None else fixed(self.episodes.seed)
+
+    @property
+    def fingerprint(self) -> str:
+        """What equal images, and equal episodes where the dataset prescribes them, have in common."""
+        given, images = self.prescribed, self.partition.fingerprint
+        if given is None:
+            return images
+        digest = hashlib.sha256(images.encode())
+        for indices in (given.support, given.query):
+            digest.update(f"{indices.shape}".encode() + np.ascontiguousarray(indices).tobytes())
+        return digest.hexdigest()
+
     def sampler(self, setting: EpisodeSetting) -> EpisodeSampler:
-        """Return the episodes of a setting: the same for every extractor and learner. Raises DataError."""
+        """Return the episodes of a setting: the same for every extractor and learner. Raises DataError.
+
+        Where the dataset prescribes them (one-shot runs), UserError for settings that are not theirs.
+        """
+        if self.prescribed is not None:
+            fixed, asked = FixedEpisodes(self.prescribed), self.episodes
+            theirs = fixed.ways, fixed.shots, fixed.queries, len(fixed)
+            if (setting.ways, setting.shots, asked.queries, asked.count) != theirs:
+                name = f"{fixed.ways}w{fixed.shots}s"
+                raise UserError(
+                    f"the test episodes of {self.dataset.label} are {len(fixed)} given ones, {name} with {fixed.queries} "
+                    f"queries a class; given {asked.count}, {setting} with {asked.queries}; write episodes: {{settings: "
+                    f"[{name}], queries: {fixed.queries}, count: {len(fixed)}}}, or draw them from part: val"
+                )
+            return fixed
         return EpisodeSampler(
             self.partition.labels, ways=setting.ways, shots=setting.shots, queries=self.episodes.queries,
             seed=self.episodes.seed, class_names=self.partition.class_names,
@@ -91,7 +125,7 @@ def make_cell(
         extractor_seeds=tuple(seeds), labels_used="class" if meta_trained else extractor.labels_used,
         learner=learner_name, mode=mode, transductive=learner.transductive,
         batch_norm=batch_norm_mode(extractor, learner), seconds=round(seconds, 2),
-        fingerprint=tested.partition.fingerprint, correct=correct,
+        fingerprint=tested.fingerprint, correct=correct,
         encoders=tuple(encoders),
     )  # fmt: skip
 
