@@ -68,9 +68,10 @@ class Tested:
             if (setting.ways, setting.shots, asked.queries, asked.count) != theirs:
                 name = f"{fixed.ways}w{fixed.shots}s"
                 raise UserError(
-                    f"the test episodes of {self.dataset.label} are {len(fixed)} given ones, {name} with {fixed.queries} "
-                    f"queries a class; given {asked.count}, {setting} with {asked.queries}; write episodes: {{settings: "
-                    f"[{name}], queries: {fixed.queries}, count: {len(fixed)}}}, or draw them from part: val"
+                    f"the test episodes of {self.dataset.label} are {len(fixed)} given ones, {name} with "
+                    f"{fixed.queries} queries a class; given {asked.count}, {setting} with {asked.queries}; write "
+                    f"episodes: {{settings: [{name}], queries: {fixed.queries}, count: {len(fixed)}}}, or draw them "
+                    "from part: val"
                 )
             return fixed
         return EpisodeSampler(

@@ -139,7 +139,10 @@ def listing(
     """
     place = place_of_runs(root)
     if place is None:
-        raise DataError(f"no {ARCHIVE} and no folder run01 with a {LABELS} under {root}; {OBTAIN}")
+        raise DataError(
+            f"no {ARCHIVE} and no folder run01 with a {LABELS} under {root}; {OBTAIN}. Runs of the same kind are made "
+            "of the evaluation set by dataset omniglot-runs-generated; published errors are not of those"
+        )
     names = [f"run{number:02d}" for number in range(1, runs.count + 1)]
     classes, stamps = read_runs(place, names, runs.ways)
     before = omniglot.listing(root, parts=(background,), cache=cache, report=report)

@@ -18,6 +18,7 @@ from tiny_omniglot import BACKGROUND, DRAWINGS, part, write_zip
 from gvae.checkpoint import save_encoder
 from gvae.nets import initialise
 from gvae.vae import VAE
+from metalearn import testing
 from metalearn.cells import load_cell
 from metalearn.errors import UserError
 from metalearn.learners import make_learner
@@ -25,7 +26,6 @@ from metalearn.one_shot import PUBLISHED
 from metalearn.render import FORMATS, render
 from metalearn.report import build_report, merge
 from metalearn.schema import EpisodesConfig
-from metalearn.testing import Tested
 from tasks import oneshot
 from tasks.datasets import DATASETS, omniglot, omniglot_runs_generated
 from tasks.episodes import EpisodeIndices, EpisodeSampler
@@ -47,12 +47,9 @@ def drawn(alphabets=4, characters=5, drawers=6, name="{:04d}_{:02d}.png") -> Sto
     return Store("drawn", images, np.arange(len(kinds) + 1) * drawers, tuple(kinds), image_names=names)
 
 
-def test_part(store=None) -> Partition:
+def everything(store=None) -> Partition:
     store = store or drawn()
     return Partition.of_classes(store, "test", store.class_names)
-
-
-test_part.__test__ = False  # type: ignore[attr-defined]
 
 
 def who(partition: Partition, positions: np.ndarray) -> tuple[set[str], set[str], list[str]]:
@@ -82,19 +79,19 @@ def check_recipe(partition: Partition, runs: EpisodeIndices, recipe: Recipe) -> 
 
 
 def test_runs_are_made_by_the_recipe():
-    partition = test_part()
+    partition = everything()
     check_recipe(partition, made_runs(partition, 0, SMALL), SMALL)
 
 
 def test_runs_are_those_of_a_seed():
-    partition = test_part()
+    partition = everything()
     first, again, other = (made_runs(partition, seed, SMALL) for seed in (0, 0, 1))
     assert (first.support == again.support).all() and (first.query == again.query).all()
     assert not (first.support == other.support).all()
 
 
 def test_alphabets_and_characters_are_drawn_evenly():
-    partition, alphabets, kinds = test_part(), np.zeros(4), np.zeros(20)
+    partition, alphabets, kinds = everything(), np.zeros(4), np.zeros(20)
     for seed in range(300):
         runs = made_runs(partition, seed, SMALL)
         kinds += np.bincount(runs.classes.ravel(), minlength=20)
@@ -114,14 +111,14 @@ def test_alphabets_and_characters_are_drawn_evenly():
 )
 def test_what_runs_cannot_be_made_of(store, words):
     with pytest.raises(DataError, match=words):
-        made_runs(test_part(store), 0, SMALL)
+        made_runs(everything(store), 0, SMALL)
 
 
 # given episodes in place of drawn ones
 
 
 def test_fixed_episodes_are_a_sampler_of_what_is_given():
-    given = made_runs(test_part(), 0, SMALL)
+    given = made_runs(everything(), 0, SMALL)
     fixed = FixedEpisodes(given)
     assert (fixed.ways, fixed.shots, fixed.queries, len(fixed)) == (3, 1, 1, 4)
     assert (fixed[1:3].query == given.query[1:3]).all() and (fixed[2].support == given.support[2:3]).all()
@@ -141,17 +138,14 @@ def small_dataset(fixed=SMALL) -> Dataset:
     return replace(dataset, fixed=partial(made_runs, dataset.test, recipe=fixed))
 
 
-def tested(dataset=None, **changes) -> Tested:
+def the_test_of(dataset=None, **changes) -> testing.Tested:
     episodes = EpisodesConfig(**{"settings": ["3w1s"], "queries": 1, "count": 4, **changes})
-    return Tested(dataset or small_dataset(), episodes, "cpu", lambda done, total, text: None)
-
-
-tested.__test__ = False  # type: ignore[attr-defined]
+    return testing.Tested(dataset or small_dataset(), episodes, "cpu", lambda done, total, text: None)
 
 
 @pytest.mark.parametrize("change", [{"settings": ["5w1s"]}, {"settings": ["3w2s"]}, {"queries": 2}, {"count": 5}])
 def test_settings_that_are_not_theirs_are_refused(change):
-    one = tested(**change)
+    one = the_test_of(**change)
     with pytest.raises(UserError) as caught:
         one.sampler(one.episodes.settings[0])
     words = str(caught.value)
@@ -160,15 +154,15 @@ def test_settings_that_are_not_theirs_are_refused(change):
 
 
 def test_validation_episodes_are_drawn_as_ever():
-    one = tested(part="val", settings=["5w2s"], queries=3, count=9)
+    one = the_test_of(part="val", settings=["5w2s"], queries=3, count=9)
     assert not isinstance(one.sampler(one.episodes.settings[0]), FixedEpisodes)
     assert one.fingerprint == one.partition.fingerprint
 
 
 def test_runs_of_another_seed_or_drawn_episodes_are_not_paired():
     dataset = small_dataset()
-    prints = {tested(dataset).fingerprint, tested(dataset, seed=1).fingerprint, dataset.test.fingerprint}
-    assert len(prints) == 3 and tested(dataset).fingerprint == tested(small_dataset()).fingerprint
+    prints = {the_test_of(dataset).fingerprint, the_test_of(dataset, seed=1).fingerprint, dataset.test.fingerprint}
+    assert len(prints) == 3 and the_test_of(dataset).fingerprint == the_test_of(small_dataset()).fingerprint
 
 
 def test_a_dataset_goes_to_another_process_with_its_runs():
@@ -320,7 +314,7 @@ def test_runs_of_the_real_evaluation_set(omniglot_root, monkeypatch, tmp_path):
     check_recipe(dataset.test, runs, RECIPE)
     assert {name.split("/")[0] for name in dataset.test.class_names} == oneshot.ALPHABETS
     assert dataset.train.fingerprint == omniglot(omniglot_root).train.fingerprint  # so encoders are shared
-    one = tested(dataset, settings=["20w1s"], count=20)
+    one = the_test_of(dataset, settings=["20w1s"], count=20)
     pixels = torch.from_numpy(dataset.test.images()).flatten(1).float() / 255
     correct = one.on_features(make_learner("nearest_neighbour"), pixels, one.episodes.settings[0], "pixels")
     assert correct.shape == (20,) and 0.05 < correct.mean() / 20 < 0.5
