@@ -50,6 +50,8 @@ def bench(
     make = partial(remote_steps, config, data_root, device, run.path)
     graph: Graph[Step] = Graph([step for entry in entries for step in entry.needed()], outcomes)
     run.checkpoints.mkdir(exist_ok=True)
+    for entry in entries:  # all steps of which an earlier start did, and no more
+        write_cell(run, tested, entry, outcomes)
     with limits.threaded():
         for step, outcome in carried_out(graph, here, make, limits, run):
             if isinstance(outcome, Outcome):
@@ -101,13 +103,15 @@ def write_cell(run: Run, tested: Tested, entry: Entry, outcomes: Mapping[Step, O
     counted = [one for step in entry.steps if isinstance(one := outcomes.get(step), Outcome)]
     if len(counted) < len(entry.steps):
         return
-    encoders = [outcomes[need] for step in entry.steps for need in step.needs]
-    seconds = sum(one.seconds for one in [*counted, *encoders] if isinstance(one, Outcome))
+    needed = [outcomes[need] for step in entry.steps for need in step.needs]
+    seconds = sum(one.seconds for one in [*counted, *needed] if isinstance(one, Outcome))
     facts, correct = counted[0].facts, [one.correct for one in counted if one.correct is not None]
     assert facts is not None  # of a count
-    run.write_cell(
-        make_cell(tested, entry.setting, entry.extractor, entry.seeds, entry.learner, facts, np.stack(correct), seconds)
-    )
+    cell = make_cell(
+        tested, entry.setting, entry.extractor, entry.seeds, entry.learner, facts, np.stack(correct), seconds,
+        [one.encoder for one in counted],
+    )  # fmt: skip
+    run.write_cell(cell)
 
 
 def concluded(

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,22 @@ def weights_fingerprint(module: nn.Module) -> str:
         settings = {key: value for key, value in sorted(vars(layer).items()) if _is_setting(key, value)}
         digest.update(f"{name} {type(layer).__module__}.{type(layer).__qualname__} {settings}".encode())
         digest.update(_source(type(layer)))
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    _digest_tensors(digest, dict(module.named_parameters()) | dict(module.named_buffers()))
+    return digest.hexdigest()
+
+
+def tensors_fingerprint(module: nn.Module) -> str:
+    """Hash of what a checkpoint keeps of a network, by names and contents: the same once it is saved and read."""
+    digest = hashlib.sha256()
+    _digest_tensors(digest, module.state_dict())
+    return digest.hexdigest()
+
+
+def _digest_tensors(digest: "hashlib._Hash", tensors: Mapping[str, Tensor]) -> None:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _is_setting(name: str, value: Any) -> bool:

@@ -35,7 +35,8 @@ class Cell:
     that of the part's images. `extractor_seeds` has one entry a row of `correct`, or is empty for an extractor
     without chance. `batch_norm`: "none", "running" or "batch" (statistics of the query batch: transductive).
     `seconds`: wall clock of this cell. `extractor_settings`: the extractor's own line on what it makes of an image,
-    empty where its kind says all. Raises `UserError` for counts that fit none of this.
+    empty where its kind says all. `encoders`: of each row of `correct`, the `tensors_fingerprint` of the VAE whose
+    encoder gave the features; none where there is none. Raises `UserError` for counts that fit none of this.
     """
 
     dataset: str
@@ -55,6 +56,7 @@ class Cell:
     fingerprint: str
     correct: Integer[np.ndarray, "seeds episodes"]
     extractor_settings: str = ""
+    encoders: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         name = f"{self.extractor} with {self.learner}, {self.setting}"
@@ -63,6 +65,8 @@ class Cell:
                 f"{name}: counts of shape {self.correct.shape}; allowed: (seeds, episodes) with "
                 f"{max(1, len(self.extractor_seeds))} seeds"
             )
+        if len(self.encoders) not in (0, len(self.correct)):
+            raise UserError(f"{name}: {len(self.encoders)} encoders for {len(self.correct)} rows of counts")
         if self.correct.size and not (self.correct.min() >= 0 and self.correct.max() <= self.ways * self.queries):
             raise UserError(f"{name}: counts outside 0 to ways * queries = {self.ways * self.queries}")
 
@@ -109,6 +113,7 @@ def load_cell(path: Path) -> Cell:
         with np.load(path, allow_pickle=False) as data:
             row: dict[str, Any] = json.loads(str(data["row"]))
             row["extractor_seeds"] = tuple(row["extractor_seeds"])
+            row["encoders"] = tuple(row.get("encoders", ()))  # counts of earlier versions do not say
             return Cell(**row, correct=data["correct"])
     except FileNotFoundError:
         raise
@@ -121,7 +126,7 @@ def _metadata(cell: Cell) -> dict[str, Any]:
 
 
 def row_of(cell: Cell) -> dict[str, Any]:
-    """Keys of report.json that `cell` itself knows; all but counts and fingerprint."""
+    """Keys of report.json that `cell` itself knows; all but counts, fingerprint and encoders."""
     row = _metadata(cell)
-    del row["fingerprint"]
+    del row["fingerprint"], row["encoders"]
     return {**row, "extractor_seeds": list(cell.extractor_seeds), "episodes": cell.episodes}

@@ -177,15 +177,20 @@ def report(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Finished runs.", show_default=False)],
     baseline: Annotated[str | None, typer.Option(help="Extractor to compare with.")] = None,
     format: Annotated[str, typer.Option(help="md, csv, tex or json.")] = "md",
+    plots: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write plots there too, as png and svg.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Print one paired comparison over finished benchmarks."""
+    """Print one paired comparison over finished benchmarks; with --plots, draw it, and scores of runs of measure."""
     with explained(debug):
         require_one("report")
-        from metalearn.render import render
-        from metalearn.report import merge
+        from metalearn.reporting import reported
 
-        print(render(merge(directories, baseline), format), end="")
+        text, drawn = reported(directories, baseline, format, plots)
+        print(text, end="")
+        if drawn:
+            print(drawn, end="", file=sys.stderr)
 
 
 @app.command("list")

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from gvae.checkpoint import ENCODER, load_encoder
 from gvae.losses import kl_to_standard_normal
@@ -15,6 +14,7 @@ from gvae.metrics import METRICS, FactorCodes, varying
 from gvae.recorder import Recorder
 from gvae.traverse import guided_latents, latent_names, tile, traversal
 from gvae.vae import VAE
+from metalearn.cache import tensors_fingerprint
 from metalearn.config import check, override
 from metalearn.data import build_dataset
 from metalearn.errors import UserError
@@ -56,7 +56,8 @@ def measure(config: MeasureConfig, run: Run, *, data_root: Path, device: str) ->
     factors = varying(part.factors)
     scores, matrices = score(found.codes, factors, config, run) if factors else ([], {})
     result = Measurement(
-        checkpoint=config.checkpoint, objective=info.get("objective", {}).get("kind", "unknown"),
+        checkpoint=config.checkpoint, encoder=tensors_fingerprint(vae),
+        objective=info.get("objective", {}).get("kind", "unknown"),
         labels_used=info["labels_used"], dataset=dataset.label, part=config.part, images=len(part.labels),
         fingerprint=part.fingerprint, repeats=config.repeats, seed=config.seed,
         kl_per_latent=dict(zip(names, map(float, found.kl), strict=True)), factors=list(factors),
@@ -65,7 +66,7 @@ def measure(config: MeasureConfig, run: Run, *, data_root: Path, device: str) ->
     )  # fmt: skip
     for name, matrix in matrices.items():
         title = f"{name}: what each latent is worth for each factor, mean of {config.repeats}"
-        show(run, f"importance-{name}", heat_map(matrix, names, list(factors), title))
+        run.show_figure(f"importance-{name}", heat_map(matrix, names, list(factors), title))
     values = {f"kl_per_latent/{name}": value for name, value in result.kl_per_latent.items()}
     values |= {f"metric/{item.name}": item.mean for item in scores}
     run.scalars(0, values)
@@ -129,16 +130,10 @@ def draw_traversals(vae: VAE, part: Partition, run: Run, device: str) -> None:
         for place, image in enumerate(images):
             title = f"image {int(chosen[place])} of the {part.name} part; a row a latent, -2.5 to 2.5"
             swept = traversal(vae, image, list(range(vae.latents)))
-            show(run, f"traversals-{place}", traversals(swept, names, title))
+            run.show_figure(f"traversals-{place}", traversals(swept, names, title))
         for latent in guided_latents(vae):
             rows = torch.cat([traversal(vae, image, [latent]) for image in images])
             run.images(0, f"traversal/{names[latent]}", tile(rows))
-
-
-def show(run: Run, name: str, figure: Figure) -> None:
-    """Write a figure as a png into the run's directory and show it on its board."""
-    run.write_figure(f"{name}.png", figure)
-    run.figure(0, name, figure)
 
 
 def checkpoint_config(path: Path, overrides: Sequence[str]) -> MeasureConfig:

@@ -42,11 +42,13 @@ def make_score(name: str, values: Sequence[float], drawn: str, options: Mapping[
 class Measurement:
     """Everything in measure.json.
 
+    ``encoder``: the ``tensors_fingerprint`` of the checkpoint's VAE, by which a benchmark of it is found;
     ``kl_per_latent`` in nats, in the order of the latents; ``matrices``: metric -> a row a latent, a column a factor;
     ``unvarying``: factors of one value, which no metric can use.
     """
 
     checkpoint: str
+    encoder: str
     objective: str
     labels_used: str
     dataset: str

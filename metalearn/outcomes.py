@@ -15,17 +15,18 @@ from metalearn.cells import Facts
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """The seconds that a step cost (of an encoder also those of its pretraining, whenever that was); of a learner's
-    test the correct counts of every episode, and what a row says of them.
+    test the correct counts of every episode, what a row says of them, and the fingerprint of the VAE behind them.
     """
 
     seconds: float
     facts: Facts | None = None
     correct: Integer[np.ndarray, "episodes"] | None = None
+    encoder: str = ""
 
 
 def save_outcome(stream: BinaryIO, outcome: Outcome) -> None:
     """Write an outcome as .npz: ``row``, JSON text, and ``correct`` int32 where there is any."""
-    row = {"seconds": outcome.seconds, "facts": outcome.facts and outcome.facts._asdict()}
+    row = {"seconds": outcome.seconds, "facts": outcome.facts and outcome.facts._asdict(), "encoder": outcome.encoder}
     counts = {} if outcome.correct is None else {"correct": outcome.correct.astype(np.int32)}
     np.savez_compressed(stream, row=np.array(json.dumps(row)), **counts)
 
@@ -36,6 +37,6 @@ def load_outcome(path: Path) -> Outcome | None:
         with np.load(path, allow_pickle=False) as data:
             row = json.loads(str(data["row"]))
             facts = Facts(**row["facts"]) if row["facts"] else None
-            return Outcome(row["seconds"], facts, data["correct"] if facts else None)
+            return Outcome(row["seconds"], facts, data["correct"] if facts else None, row["encoder"])
     except (KeyError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile):
         return None

@@ -14,6 +14,7 @@ from metalearn.extractors import EXTRACTORS, FeatureExtractor, SetExtractor, che
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind, PretrainingConfig
 from tasks.folders import cache_folder
+from tasks.oneshot import seen_classes
 from tasks.splits import Dataset, Partition
 
 
@@ -93,7 +94,7 @@ def refuse_leak(name: str, extractor: nn.Module, tested: Partition) -> None:
 
 def refuse_shared_classes(name: str, trained: frozenset[str], tested: Partition) -> None:
     """Raise UserError when one of the classes ``trained`` on is in the part to be tested."""
-    seen = sorted(trained & tested.base_classes)
+    seen = sorted(seen_classes(tested, trained))
     if seen:
         raise UserError(
             f"extractor {name!r} was trained on {len(seen)} of the classes it would be tested on "

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from metalearn.errors import UserError, unknown
+from metalearn.one_shot import Table, csv_columns, run_tables
 from metalearn.report import Comparison, Report, Row
 
 NOTE = (
@@ -20,7 +21,6 @@ COMPARISON_HEAD = [
     "candidate", "learner", "dataset", "setting", "baseline error", "candidate error", "difference", "error reduction",
     "p", "Holm p", "episodes", "seeds",
 ]  # fmt: skip
-Table = list[list[str]]
 
 
 def render(report: Report, format: str) -> str:
@@ -71,6 +71,7 @@ def _csv(report: Report) -> str:
     lines = []
     for row in report.rows:
         line = asdict(row) | {"extractor_seeds": " ".join(map(str, row.extractor_seeds))}
+        line |= csv_columns(report.runs, row.dataset, row.extractor, row.learner)
         comparison = compared.get(_match(row, row.extractor))
         lines.append(line | (_csv_comparison(comparison) if comparison else {}))
     stream = io.StringIO()
@@ -106,7 +107,7 @@ def _tables(report: Report) -> list[tuple[str, Table]]:
     if report.comparisons:
         lines = [_comparison_line(comparison) for comparison in report.comparisons]
         tables.append((f"Compared with {report.comparisons[0].baseline}", [COMPARISON_HEAD, *lines]))
-    return tables
+    return [*tables, *run_tables(report.runs)]
 
 
 def _caption(row: Row) -> str:

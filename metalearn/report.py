@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn import stats
 from metalearn.cells import Cell, LabelsUsed, Mode, load_cell, row_of
 from metalearn.errors import UserError, unknown
+from metalearn.one_shot import PUBLISHED, RunErrors, run_errors
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,19 @@ class Report:
 
     rows: list[Row]
     comparisons: list[Comparison]
+    runs: list[RunErrors] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data of report.json, schema 1."""
-        return {
+        """Plain data of report.json, schema 1; ``one_shot_runs`` where such were tested."""
+        data: dict[str, Any] = {
             "schema": 1,
             "rows": [asdict(row) for row in self.rows],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
         }
+        if self.runs:
+            published = [one._asdict() for one in PUBLISHED]
+            data["one_shot_runs"] = {"published": published, "errors": [asdict(one) for one in self.runs]}
+        return data
 
 
 def build_report(cells: Sequence[Cell], baseline: str) -> Report:
@@ -85,9 +91,7 @@ def build_report(cells: Sequence[Cell], baseline: str) -> Report:
     Episode i of a seed does not depend on how many follow, so cells of different length are compared on the
     episodes they share. Raises `UserError` if no cell is of `baseline`, or seeds cannot be paired.
     """
-    names = list(dict.fromkeys(cell.extractor for cell in cells))
-    if baseline not in names:
-        raise UserError(unknown("baseline", baseline, names))
+    _check_baseline(baseline, cells)
     pairs = _pairs(cells, baseline)
     results = [_compare(reference, candidate) for reference, candidate in pairs]
     adjusted = stats.holm([result.p_value for result in results]) if results else []
@@ -98,7 +102,13 @@ def build_report(cells: Sequence[Cell], baseline: str) -> Report:
         )
         for (_, candidate), result, p_holm in zip(pairs, results, adjusted, strict=True)
     ]  # fmt: skip
-    return Report([_row(cell) for cell in cells], comparisons)
+    return Report([_row(cell) for cell in cells], comparisons, run_errors(cells))
+
+
+def _check_baseline(baseline: str, cells: Sequence[Cell]) -> None:
+    names = list(dict.fromkeys(cell.extractor for cell in cells))
+    if baseline not in names:
+        raise UserError(unknown("baseline", baseline, names))
 
 
 def _row(cell: Cell) -> Row:
@@ -137,14 +147,20 @@ def merge(runs: Sequence[Path], baseline: str | None = None) -> Report:
     another extractor, named ``name@run``. Raises `UserError` for a directory that is no finished benchmark, for
     runs whose episodes differ though their settings look alike, and for a run that nothing can be compared with.
     """
+    cells, chosen = merged_cells(runs, baseline)
+    return build_report(cells, chosen)
+
+
+def merged_cells(runs: Sequence[Path], baseline: str | None = None) -> tuple[list[Cell], str]:
+    """Cells and baseline of the report that ``merge`` gives. Raises `UserError` as it does."""
     sources = [_Source(run, cell) for run in runs for cell in read_cells(run)]
     _check_episodes(sources)
     cells = _distinct(sources)
     chosen = baseline if baseline is not None else _baseline_of(runs[0], cells)
-    report = build_report([cell for _, cell in cells], chosen)
+    _check_baseline(chosen, [cell for _, cell in cells])
     if len(runs) > 1:
         _check_connected(cells, chosen)
-    return report
+    return [cell for _, cell in cells], chosen
 
 
 def read_cells(run: Path) -> list[Cell]:

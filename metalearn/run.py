@@ -21,6 +21,7 @@ from metalearn import environment
 from metalearn.cells import Cell, load_cell, save_cell
 from metalearn.errors import UserError
 from metalearn.outcomes import Outcome, load_outcome, save_outcome
+from metalearn.plots import draw
 from metalearn.progress import make_progress
 from metalearn.record import Record
 from metalearn.recorder import ScopedRecorder
@@ -97,6 +98,11 @@ class Run(ScopedRecorder):
         write_atomic(self.path / name, lambda stream: figure.savefig(stream, format="png"))
         return self.path / name
 
+    def show_figure(self, name: str, figure: Figure) -> None:
+        """Write the figure as ``name.png`` and show it on the board."""
+        self.write_figure(f"{name}.png", figure)
+        self.figure(0, name, figure)
+
     def write_cell(self, cell: Cell) -> Path:
         """Write ``episodes-<slug>.npz``: the correct counts from which any later comparison is made."""
         path = self.path / f"episodes-{cell.slug}.npz"
@@ -118,9 +124,15 @@ class Run(ScopedRecorder):
         return load_outcome(self.path / "steps" / f"{name}.npz")
 
     def write_report(self, report: Report, failures: Sequence[str] = ()) -> None:
-        """Write report.json and report.md, with what could not be measured, and show the latter on the board."""
+        """Write report.json, report.md and the plots; show the latter two on the board.
+
+        report.md names the plots. ``failures``: what could not be measured, a line a cell.
+        """
         self.write_json("report.json", report.to_dict() | ({"failures": list(failures)} if failures else {}))
-        text = render(report, "md")
+        plots = draw(report)
+        for name, figure in plots.figures.items():
+            self.show_figure(name, figure)
+        text = render(report, "md") + "\n" + plots.listed(".png")
         if failures:
             text += "\nNot measured:\n\n" + "".join(f"- {line}\n" for line in failures)
         self.write_text("report.md", text)

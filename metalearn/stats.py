@@ -148,6 +148,33 @@ def crossed_variance(a: Float[np.ndarray, "s e"]) -> tuple[float, float]:
     return float(total / a.size), float(total**2 / spread)
 
 
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's rho of n pairs, and its 95 % interval, None where there is none."""
+
+    rho: float
+    ci95: tuple[float, float] | None
+    n: int
+
+
+def rank_correlation(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> RankCorrelation:
+    """Spearman's rank correlation, ties given their mean rank, with the interval of Bonett and Wright 2000
+    (Psychometrika 65): ``tanh(arctanh(rho) -+ 1.96 sqrt((1 + rho^2 / 2) / (n - 3)))``.
+
+    No interval for fewer than 4 pairs, nor where the ranks agree throughout, as the formula then has no width.
+    Raises UserError for fewer than 3 pairs, and where all x or all y are equal.
+    """
+    n = len(x)
+    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise UserError(f"a rank correlation needs at least 3 pairs that differ in both numbers, given {n}")
+    rho = float(stats.spearmanr(x, y).statistic)
+    if n < 4 or abs(rho) > 1 - 1e-12:
+        return RankCorrelation(rho, None, n)
+    half = float(stats.norm.ppf(0.975)) * np.sqrt((1 + rho**2 / 2) / (n - 3))
+    low, high = np.tanh(np.arctanh(rho) - half), np.tanh(np.arctanh(rho) + half)
+    return RankCorrelation(rho, (float(low), float(high)), n)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given (Holm 1979, Scandinavian Journal of Statistics
     6).

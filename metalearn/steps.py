@@ -18,7 +18,7 @@ from metalearn.meta import meta_trained
 from metalearn.outcomes import Outcome
 from metalearn.prepare import make_extractor, refuse_leak
 from metalearn.schema import BenchConfig, EpisodeSetting, Kind, MetaTrainingConfig
-from metalearn.testing import Tested, facts_of
+from metalearn.testing import Tested, encoder_of, facts_of
 from tasks.folders import cache_folder
 from tasks.splits import Dataset, Partition
 
@@ -153,7 +153,7 @@ class Steps:
             learner, mode = make_learner(kind.kind, one.extractor, **kind.options), "finetuned"
             correct = self.tested.on_images(learner, step.setting, step.name)
         facts = facts_of(one.extractor, learner, mode, meta_trained=trained)
-        return Outcome(time.monotonic() - began, facts, correct)
+        return Outcome(time.monotonic() - began, facts, correct, encoder_of(one.extractor))
 
     def features_for(self, learner: Learner, one: Ready) -> Tensor:
         """What a learner reads: an extractor's features, or what is pooled over sets where it pools by itself."""

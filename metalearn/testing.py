@@ -1,5 +1,6 @@
 """Testing a learner on the episodes of a config, and the cell that comes of it; one way for every command."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,12 +10,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gvae.share import ALONE, Share
+from metalearn.cache import tensors_fingerprint
 from metalearn.cells import Cell, Facts, LabelsUsed, Mode
+from metalearn.errors import UserError
 from metalearn.evaluate import evaluate_features, evaluate_images
 from metalearn.extractors import FeatureExtractor
 from metalearn.learners import FeatureLearner, Learner
 from metalearn.schema import EpisodesConfig, EpisodeSetting
-from tasks.episodes import EpisodeSampler
+from tasks.episodes import EpisodeIndices, EpisodeSampler
+from tasks.fixed import FixedEpisodes
 from tasks.splits import Dataset, Partition
 
 Show = Callable[[int, int, str], None]
@@ -36,8 +40,40 @@ class Tested:
         part: Partition = getattr(self.dataset, self.episodes.part)
         return part
 
+    @property
+    def prescribed(self) -> EpisodeIndices | None:
+        """The episodes that the dataset prescribes for the tested part, None where they are drawn."""
+        fixed = self.dataset.fixed if self.episodes.part == "test" else None
+        return None if fixed is None else fixed(self.episodes.seed)
+
+    @property
+    def fingerprint(self) -> str:
+        """What equal images, and equal episodes where the dataset prescribes them, have in common."""
+        given, images = self.prescribed, self.partition.fingerprint
+        if given is None:
+            return images
+        digest = hashlib.sha256(images.encode())
+        for indices in (given.support, given.query):
+            digest.update(f"{indices.shape}".encode() + np.ascontiguousarray(indices).tobytes())
+        return digest.hexdigest()
+
     def sampler(self, setting: EpisodeSetting) -> EpisodeSampler:
-        """Return the episodes of a setting: the same for every extractor and learner. Raises DataError."""
+        """Return the episodes of a setting: the same for every extractor and learner. Raises DataError.
+
+        Where the dataset prescribes them (one-shot runs), UserError for settings that are not theirs.
+        """
+        if self.prescribed is not None:
+            fixed, asked = FixedEpisodes(self.prescribed), self.episodes
+            theirs = fixed.ways, fixed.shots, fixed.queries, len(fixed)
+            if (setting.ways, setting.shots, asked.queries, asked.count) != theirs:
+                name = f"{fixed.ways}w{fixed.shots}s"
+                raise UserError(
+                    f"the test episodes of {self.dataset.label} are {len(fixed)} given ones, {name} with "
+                    f"{fixed.queries} queries a class; given {asked.count}, {setting} with {asked.queries}; write "
+                    f"episodes: {{settings: [{name}], queries: {fixed.queries}, count: {len(fixed)}}}, or draw them "
+                    "from part: val"
+                )
+            return fixed
         return EpisodeSampler(
             self.partition.labels, ways=setting.ways, shots=setting.shots, queries=self.episodes.queries,
             seed=self.episodes.seed, class_names=self.partition.class_names,
@@ -82,21 +118,28 @@ def make_cell(
     facts: Facts,
     correct: Int[np.ndarray, "seeds episodes"],
     seconds: float,
+    encoders: Sequence[str] = (),
 ) -> Cell:
     """A cell of what was tested; ``seconds``: pretraining (as it took when it was done), extraction and testing, of
-    all seeds together.
+    all seeds together; ``encoders``: the `encoder_of` of each row of counts.
     """
     return Cell(
         dataset=tested.dataset.label, split=tested.partition.name, ways=setting.ways, shots=setting.shots,
         queries=tested.episodes.queries, episode_seed=tested.episodes.seed, extractor=name,
-        extractor_seeds=tuple(seeds), learner=learner_name, seconds=round(seconds, 2),
-        fingerprint=tested.partition.fingerprint, correct=correct, **facts._asdict(),
+        extractor_seeds=tuple(seeds), learner=learner_name, seconds=round(seconds, 2), fingerprint=tested.fingerprint,
+        correct=correct, encoders=tuple(encoders) if all(encoders) else (), **facts._asdict(),
     )  # fmt: skip
 
 
 def labels_used(extractor: FeatureExtractor, meta_trained: bool) -> LabelsUsed:
     """Return which labels an answer rests on: ``class`` after meta-training, but ``external`` stays what it is."""
     return "class" if meta_trained and extractor.labels_used != "external" else extractor.labels_used
+
+
+def encoder_of(extractor: FeatureExtractor) -> str:
+    """Return the fingerprint of the VAE behind an extractor, by which ``metalearn measure`` names it; or nothing."""
+    vae = getattr(extractor, "vae", None)
+    return "" if vae is None else tensors_fingerprint(vae)
 
 
 def batch_norm_mode(extractor: nn.Module, learner: Learner) -> str:

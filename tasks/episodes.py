@@ -102,7 +102,7 @@ class EpisodeSampler:
         Raises DataError for a negative or larger index and for a slice without a stop.
         """
         size, part = self._part
-        block, place = np.divmod(_episode_numbers(index), len(part))
+        block, place = np.divmod(episode_numbers(index), len(part))
         episodes = block * size + part.start + place
         blocks = [self._draw(episodes[i : i + _BLOCK]) for i in range(0, max(len(episodes), 1), _BLOCK)]
         support, query, classes = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
@@ -155,7 +155,8 @@ def _places(j: Int[np.ndarray, "m rows"]) -> Int[np.ndarray, "m rows"]:
     return place
 
 
-def _episode_numbers(index: int | np.integer | slice) -> Int[np.ndarray, "b"]:
+def episode_numbers(index: int | np.integer | slice) -> Int[np.ndarray, "b"]:
+    """Numbers of the episodes that an index or a slice asks for. Raises DataError as ``EpisodeSampler`` does."""
     if isinstance(index, slice):
         if index.stop is None:
             raise DataError("episodes have no end: give the slice a stop, as in sampler[0:1000]")

@@ -3,11 +3,12 @@
 Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabilistic program induction", Science 2015.
 A run gives a drawing of each character to learn from, then asks of another drawing of each which character it shows.
 The characters are of the evaluation set, under other names (``run01/class01``): an encoder that was trained on any
-character of that set, as those of the vinyals and random splits are, must not be judged on them, and names do not tell.
+character of that set, as those of the vinyals and random splits are, must not be judged on them (`seen_classes`).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,18 @@ from tasks.splits import Dataset, Partition, lake
 from tasks.tree_base import digest
 
 NAME = "omniglot-runs"
+ALPHABETS = frozenset({
+    "Angelic", "Atemayar_Qelisayer", "Atlantean", "Aurek-Besh", "Avesta", "Ge_ez", "Glagolitic", "Gurmukhi",
+    "Kannada", "Keble", "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)", "Oriya", "Sylheti",
+    "Syriac_(Serto)", "Tengwar", "Tibetan", "ULOG",
+})  # fmt: skip  # of the evaluation set, of whose characters the runs are
 OBTAIN = (
     f"put {ARCHIVE} of github.com/brendenlake/omniglot (folder python/one-shot-classification), or its unpacked "
     "folders run01 to run20, anywhere in the data root; the background set is found or downloaded as for omniglot"
 )
 NOTE = (
     "the runs show characters of the evaluation set under other names: an encoder that was trained on one of them, as "
-    "with the vinyals and random splits of omniglot, must not be judged here, and no check of class names finds it"
+    "with the vinyals and random splits of omniglot, is refused here, by the names of the set's alphabets"
 )
 _RUNS = "runs"
 _CLASS = re.compile(r"(run\d\d)/class\d\d")
@@ -60,8 +66,8 @@ def omniglot_runs(
 
     train and val: the 964 characters of the background set as omniglot's split ``lake`` has them. test: 400 classes
     ``runNN/classKK`` of two drawings, the one to learn from, then the one to test. one_shot_episodes gives the
-    published tasks; episodes drawn by a sampler mix the runs, and compare with no published number. Images are
-    (1, image_size, image_size) uint8, ink 255. Raises DataError for whatever is wrong with root, files or settings.
+    published tasks, and so does ``fixed`` of the dataset: no others are tested. Images are (1, image_size, image_size)
+    uint8, ink 255. Raises DataError for whatever is wrong with root, files or settings.
     """
     root = existing(root)
     decoder = drawing_decoder(image_size)
@@ -70,7 +76,24 @@ def omniglot_runs(
         found = listing(root, cache=cache, report=report)
         store = packed(NAME, found, decoder, root=root, cache=cache, report=report)
     sets = store.info["parts"]
-    return Dataset.of_classes(NAME, "lake", store, lake(sets[BACKGROUND.folder], sets[_RUNS], split_seed))
+    dataset = Dataset.of_classes(NAME, "lake", store, lake(sets[BACKGROUND.folder], sets[_RUNS], split_seed))
+    return replace(dataset, fixed=partial(official_runs, dataset.test))
+
+
+def official_runs(partition: Partition, seed: int) -> EpisodeIndices:
+    """The fixed tasks, for which there is no other seed than 0. Raises DataError for another, and as they do."""
+    if seed:
+        raise DataError(f"episode seed {seed}: the official one-shot runs are what they are; give seed 0")
+    return one_shot_episodes(partition)
+
+
+def seen_classes(partition: Partition, trained: frozenset[str]) -> frozenset[str]:
+    """Which of the classes ``trained`` on the partition shows: those of its names, and where it is made of one-shot
+    runs, whose names do not tell, all characters of the evaluation set's alphabets.
+    """
+    runs = any(_CLASS.fullmatch(name) for name in partition.class_names)
+    hidden = (name for name in trained if runs and name.count("/") == 1 and name.split("/")[0] in ALPHABETS)
+    return (trained & partition.base_classes) | frozenset(hidden)
 
 
 def one_shot_episodes(partition: Partition) -> EpisodeIndices:
@@ -116,7 +139,10 @@ def listing(
     """
     place = place_of_runs(root)
     if place is None:
-        raise DataError(f"no {ARCHIVE} and no folder run01 with a {LABELS} under {root}; {OBTAIN}")
+        raise DataError(
+            f"no {ARCHIVE} and no folder run01 with a {LABELS} under {root}; {OBTAIN}. Runs of the same kind are made "
+            "of the evaluation set by dataset omniglot-runs-generated; published errors are not of those"
+        )
     names = [f"run{number:02d}" for number in range(1, runs.count + 1)]
     classes, stamps = read_runs(place, names, runs.ways)
     before = omniglot.listing(root, parts=(background,), cache=cache, report=report)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks import omniglot, oneshot
+from tasks import made_runs, omniglot, oneshot
 from tasks.cifar_sets import CIFAR_FS, FC100
 from tasks.decode import Decoder
 from tasks.dsprites import DSPRITES
@@ -50,6 +50,7 @@ def _of(images: ImageSet | GridFile) -> Origin:
 
 ORIGINS = {
     "omniglot": Origin(_find_omniglot, _open_omniglot, omniglot.OBTAIN),
+    made_runs.NAME: Origin(omniglot.find, _open_omniglot, omniglot.OBTAIN),
     "omniglot-runs": Origin(oneshot.find, _open_runs, oneshot.OBTAIN),
     "mini-imagenet": _of(MINI_IMAGENET),
     "cifar-fs": _of(CIFAR_FS),

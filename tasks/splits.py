@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int, Int8, Int64, UInt8
 
+from tasks.episodes import EpisodeIndices
 from tasks.errors import DataError
 from tasks.folders import walk
 from tasks.images import ImageReader
@@ -113,7 +114,8 @@ class Partition:
 class Dataset:
     """Three parts without a common class. Raises DataError, naming the classes, when two parts share one.
 
-    ``settings``: the kind and options from which it can be built again, none where they are not known.
+    ``settings``: the kind and options from which it can be built again, none where they are not known. ``fixed``: gives
+    the episodes of the test part of a seed, where the dataset prescribes them; None where they are drawn.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Dataset:
     val: Partition
     test: Partition
     settings: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Callable[[int], EpisodeIndices] | None = None
 
     def __post_init__(self) -> None:
         for one, other in combinations((self.train, self.val, self.test), 2):

@@ -36,7 +36,7 @@ def test_every_dataset_is_listed_with_what_to_do_next(root: Path) -> None:
     assert said.startswith(f"data root: {root}")
     for name in DATASETS:
         assert f"\n  {name:14} " in said
-    assert said.count("missing: ") == 7 and said.count("yours: say where by --set path=FOLDER") == 2
+    assert said.count("missing: ") == 8 and said.count("yours: say where by --set path=FOLDER") == 2
     assert "embedded: nothing to fetch" in said
 
 
