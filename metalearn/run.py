@@ -27,8 +27,7 @@ from metalearn.record import Record
 from metalearn.recorder import ScopedRecorder
 from metalearn.render import render
 from metalearn.report import Report
-
-DIFFERENCES_SHOWN = 3
+from metalearn.same_run import check_same
 
 
 class Run(ScopedRecorder):
@@ -182,7 +181,7 @@ def open_run(
         run = Run(path, command, lock, quiet, share)
         run.started_before = is_run(path)
         if run.started_before:
-            _check_same(path, command, config)
+            check_same(path, read_start(path)["command"], command, config)
         if not run.complete:
             _write_heads(run, command, config, source, data_root, device)
     except BaseException:
@@ -235,24 +234,3 @@ def _lock(path: Path) -> IO[str]:
     stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     stream.flush()
     return stream
-
-
-def _check_same(path: Path, command: str, config: BaseModel) -> None:
-    there = read_start(path)["command"]
-    if there != command:
-        raise UserError(f"{path} holds a run of `metalearn {there}`, not of {command}; give another --out")
-    old = _flat(yaml_config.read_mapping(path / "resolved.yaml"))
-    new = _flat(config.model_dump(mode="json"))
-    keys = [key for key in {**old, **new} if old.get(key, "not set") != new.get(key, "not set")]
-    if keys:
-        shown = [f"{key} ({old.get(key, 'not set')} there, {new.get(key, 'not set')} here)" for key in keys]
-        more = f" and {len(keys) - DIFFERENCES_SHOWN} more" if len(keys) > DIFFERENCES_SHOWN else ""
-        differences = ", ".join(shown[:DIFFERENCES_SHOWN]) + more
-        raise UserError(f"{path} holds a different run: {differences}; give another --out or the same config")
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as ``{dotted key: value}``; an empty one is a value."""
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    flat = {key: value for name, item in items for key, value in _flat(item, f"{prefix}{name}.").items()}
-    return flat or {prefix.removesuffix("."): data}
