@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class Worker(Generic[S]):
         context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks, not the threads
         self.connection, other = context.Pipe()
         self.process = context.Process(target=serve, args=(other, make, threads, os.getpid()), daemon=True)
-        self.process.start()
+        with uninterrupted():
+            self.process.start()
         other.close()
 
     def begin(self, step: S) -> bool:
@@ -91,9 +93,21 @@ class Worker(Generic[S]):
         self.connection.close()
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Processes that are started inside never see the interrupt of a terminal: the one that started them ends them."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def serve(connection: Connection, make: Make, threads: int, parent: int) -> None:
     """Do what comes through the connection until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     end_with(parent)
     torch.set_num_threads(threads)
     threadpool_limits(threads)
