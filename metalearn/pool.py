@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic
 
+import loky
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -44,7 +45,7 @@ class Limits:
     @property
     def threads(self) -> int:
         """Threads of each process, so that all together have a core each."""
-        return max(1, len(os.sched_getaffinity(0)) // self.jobs)
+        return max(1, loky.cpu_count() // self.jobs)
 
     @contextmanager
     def threaded(self) -> Iterator[None]:
