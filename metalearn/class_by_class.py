@@ -1,5 +1,6 @@
 """Distance heads on many episodes, class by class: one matrix product serves all episodes that have a class."""
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,7 @@ class ClassByClass:
         sampler: EpisodeSampler,
     ):
         order = np.argsort(labels, kind="stable")
-        ordered = (order[1:] > order[:-1]).all()
-        self.learner, self.device = learner, features.device
-        self.rows = features if ordered else features[self.here(order)]  # class after class
+        self.learner, self.device, self.given, self.order = learner, features.device, features, order
         self.place = np.empty_like(order)  # of an image: its row
         self.place[order] = np.arange(len(order))
         self.labels, self.first, self.sizes = np.unique(labels[order], return_index=True, return_counts=True)
@@ -47,6 +46,12 @@ class ClassByClass:
         images, d = sampler.ways * sampler.shots, features.shape[1]
         numbers = (images + points) * d + sampler.ways * points * self.largest
         self.at_once = max(1, _TOGETHER // (numbers * features.element_size()))
+
+    @cached_property
+    def rows(self) -> Float[Tensor, "n d"]:
+        """The features, class after class; copied only where they do not lie like that already."""
+        ordered = (self.order[1:] > self.order[:-1]).all()
+        return self.given if ordered else self.given[self.here(self.order)]
 
     def __call__(self, drawn: EpisodeIndices) -> Int[Tensor, "b"]:
         """Correct queries of each of b episodes."""
