@@ -26,6 +26,7 @@ with install_import_hook(["gvae", "metalearn", "tasks"], "beartype.beartype"):
 
 import torch
 import torch.distributed as dist
+from in_shares import alike
 from torch import nn
 
 SETTINGS = {
@@ -131,16 +132,6 @@ def of_auxiliary(name, share):
     )
     *told, weights = train(learner, share, auxiliary=auxiliary, iterations=3)
     return *told, {**weights, **auxiliary.objective.state_dict()}
-
-
-def alike(tensors):
-    """Whether tensors are bitwise those of process 0 on every process."""
-    flat = torch.cat([value.double().flatten() for value in tensors.values()])
-    first = flat.clone()
-    dist.broadcast(first, 0)
-    equal = torch.tensor(int(torch.equal(first, flat)))
-    dist.all_reduce(equal, dist.ReduceOp.MIN)
-    return bool(equal)
 
 
 def furthest(some, others):
