@@ -14,7 +14,8 @@ learn2learn: a Taskset and PrototypicalClassifier). Their classifiers alone stan
 scikit-learn fit an episode: these are given the indices of FEW of our episodes, drawn ahead, and what is timed is to
 gather the features of an episode, to fit, to predict and to count; what they predict is compared with ours, image by
 image. Everything takes its turn in every round; a ratio is of one round: its median, and from the least to the most.
-scikit-learn has one thread here; all others have two where there are two.
+scikit-learn has one thread here; all others have two where there are two. Freed memory is kept for all, as it is in
+`metalearn` commands (metalearn/memory.py).
 """
 
 import os
@@ -40,6 +41,7 @@ from metalearn.evaluate import evaluate_features
 from metalearn.learn2learn_loop import clone_module  # noqa: F401  (imports learn2learn without gym's banner)
 from metalearn.learners import FeatureLearner, make_learner
 from metalearn.learners.distance import DistanceLearner
+from metalearn.memory import keep_freed_memory
 from tasks.episodes import EpisodeIndices, EpisodeSampler
 
 FEW = 60  # episodes of the others in a round
@@ -236,6 +238,7 @@ def limited(features: Tensor, drawn: EpisodeIndices, peer: Peer) -> Tensor:
 
 def main(rounds: int) -> None:
     """Print everything."""
+    keep_freed_memory()
     load = os.getloadavg()
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {load[0]:.1f} {load[1]:.1f} {load[2]:.1f}, "
           f"torch {torch.__version__}; median of {rounds} rounds (least to most)")  # fmt: skip

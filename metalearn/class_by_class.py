@@ -1,5 +1,6 @@
 """Distance heads on many episodes, class by class: one matrix product serves all episodes that have a class."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor
 from metalearn.learners.distance import DistanceLearner
 from tasks.episodes import EpisodeIndices, EpisodeSampler
 
-_TOGETHER = 1 << 28  # bytes of points and scores of the episodes that go together
+_TOGETHER = 1 << 28  # bytes of support images and points of the episodes that go together
+_BLOCK = 1 << 23  # bytes of points of the classes that go together
 _WORTH = 4  # how many times the queries of a way a class may have images: all of them are compared
 
 
@@ -20,7 +22,8 @@ class ClassByClass:
 
     The queries of a way are among the images of its class. So the points that episodes compare queries with are
     brought together for every class that the episodes have, meet all its images in one product, and what was said of
-    the images that an episode asks for is looked up.
+    the images that an episode asks for is looked up. Classes that about as many episodes have go together in blocks
+    that stay in the processor's cache.
 
     ``at_once``: episodes that go together, as many as take 256 MB, and at least one. ``pays``: whether this takes less
     time than copying queries, as where an episode has no more points than a way has queries and classes are small.
@@ -43,8 +46,7 @@ class ClassByClass:
         self.largest = int(self.sizes.max())
         points = learner.points(features.new_empty(1, sampler.ways, sampler.shots, 1)).shape[1]
         self.pays = points <= sampler.queries and self.largest <= _WORTH * sampler.queries
-        images, d = sampler.ways * sampler.shots, features.shape[1]
-        numbers = (images + points) * d + sampler.ways * points * self.largest
+        numbers = (sampler.ways * sampler.shots + points) * features.shape[1]
         self.at_once = max(1, _TOGETHER // (numbers * features.element_size()))
 
     @cached_property
@@ -59,41 +61,63 @@ class ClassByClass:
         support = self.rows.index_select(0, self.here(self.place[drawn.support].reshape(-1)))
         points, offset = self.learner.sides(support.unflatten(0, drawn.support.shape))
         numbers = np.searchsorted(self.labels, drawn.classes).reshape(-1)  # of the class of each episode's each way
-        order = np.argsort(numbers, kind="stable")
-        pairs = self.here(order)
-        scores = self.scores(points, offset, pairs // ways, numbers[order])
         asked = self.place[drawn.query].reshape(b * ways, -1) - self.first[numbers][:, None]
-        said = first_of_largest(self.learner.by_class(scores, ways)).gather(1, self.here(asked[order]))
         right = torch.empty(b * ways, dtype=torch.int64, device=self.device)
-        right[pairs] = (said == (pairs % ways)[:, None]).sum(1)
+        lot = list(blocks(numbers, _BLOCK // (points[0].numel() * points.element_size())))
+        meeting = Meeting(points, offset, max(pairs.size for _, pairs in lot), self.largest)
+        for classes, pairs in lot:
+            here = self.here(pairs.reshape(-1))
+            scores = meeting(here // ways, self.images(classes))
+            said = self.learner.by_class(scores, ways).max(1).indices  # the first, where several are equal
+            said = said.gather(1, self.here(asked[pairs.reshape(-1)]))
+            right[here] = (said == (here % ways)[:, None]).sum(1)
         return right.view(b, ways).sum(1)
 
-    def scores(
-        self,
-        points: Float[Tensor, "b k d"],
-        offset: Float[Tensor, "b k 1"],
-        episode: Int[Tensor, "pairs"],
-        numbers: Int[np.ndarray, "pairs"],
-    ) -> Float[Tensor, "pairs k m"]:
-        """Scores of all images of class ``numbers[i]``, ascending, with the points of ``episode[i]``.
-
-        m: images of the largest class; what is behind those of a smaller one is not set.
-        """
-        scores = offset[episode].expand(-1, -1, self.largest).contiguous()
-        present, starts = np.unique(numbers, return_index=True)
-        for one, start, stop in zip(present, starts, [*starts[1:], len(numbers)], strict=True):
-            images = self.rows[self.first[one] : self.first[one] + self.sizes[one]]
-            met = scores[start:stop].view(-1, self.largest)[:, : len(images)]
-            met.addmm_(points.index_select(0, episode[start:stop]).flatten(0, 1), images.T)
-        return scores
+    def images(self, classes: Int[np.ndarray, "c"]) -> Float[Tensor, "c m d"]:
+        """All images of some classes; m: of the largest class; a smaller one has its last image several times."""
+        each = np.minimum(np.arange(self.largest), self.sizes[classes][:, None] - 1)
+        found = self.rows.index_select(0, self.here((self.first[classes][:, None] + each).reshape(-1)))
+        return found.unflatten(0, each.shape)
 
     def here(self, array: np.ndarray) -> Any:
         """An array as a tensor on the device."""
         return torch.from_numpy(array).to(self.device)
 
 
-def first_of_largest(scores: Float[Tensor, "n ways m"]) -> Int[Tensor, "n m"]:
-    """``scores.argmax(1)``, the first where several are equal, by operations that are quick across rows."""
-    ways = scores.shape[1]
-    left = torch.arange(ways, 0, -1, dtype=torch.int16, device=scores.device)[:, None]  # ways from each on
-    return ways - ((scores == scores.amax(1, keepdim=True)) * left).amax(1).long()
+class Meeting:
+    """Scores of images with the points of episodes, in the same memory each time: fresh memory costs more than they do.
+
+    points: (b, k, d) and offset (b, k, 1) of all episodes. most: pairs of a class and an episode at once, at most.
+    largest: images of a class.
+    """
+
+    def __init__(self, points: Float[Tensor, "b k d"], offset: Float[Tensor, "b k 1"], most: int, largest: int):
+        self.points, self.offset = points, offset
+        self.met = points.new_empty(most, *points.shape[1:])
+        self.scores = points.new_empty(most, points.shape[1], largest)
+
+    def __call__(self, episode: Int[Tensor, "pairs"], images: Float[Tensor, "c m d"]) -> Float[Tensor, "pairs k m"]:
+        """Scores of all images of c classes, each with the points of as many episodes, the first class's first."""
+        classes, largest, d = images.shape
+        met, scores = self.met[: len(episode)], self.scores[: len(episode)]
+        torch.index_select(self.points, 0, episode, out=met)
+        torch.bmm(met.view(classes, -1, d), images.mT, out=scores.view(classes, -1, largest))
+        return scores.add_(self.offset.index_select(0, episode))
+
+
+def blocks(numbers: Int[np.ndarray, "pairs"], size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Classes (c,) and, for each, the places (c, k) in ``numbers`` where it stands; those of all blocks are all places.
+
+    A block has about ``size`` places, or one class. Where one of its classes stands in fewer than k places, its last is
+    repeated; classes are taken in the order of how often they stand there, so that this is seldom.
+    """
+    order = np.argsort(numbers, kind="stable")
+    present, starts, counts = np.unique(numbers[order], return_index=True, return_counts=True)
+    frequent = np.argsort(-counts, kind="stable")
+    start = 0
+    while start < len(present):
+        most = counts[frequent[start]]
+        block = frequent[start : start + max(1, size // most)]
+        each = np.minimum(np.arange(most), counts[block][:, None] - 1)
+        yield present[block], order[starts[block][:, None] + each]
+        start += len(block)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from metalearn import evaluate
-from metalearn.class_by_class import ClassByClass, first_of_largest
+from metalearn.class_by_class import ClassByClass, blocks
 from metalearn.episode_by_episode import EpisodeByEpisode, Gather
 from metalearn.errors import UserError
 from metalearn.evaluate import answering, episode_images, evaluate_features, evaluate_images
@@ -123,9 +123,29 @@ def test_the_way_that_is_quicker_is_taken():
     assert way("ridge") is EpisodeByEpisode
 
 
-def test_the_first_of_equal_scores_is_chosen_as_argmax_does():
-    scores = torch.randint(0, 3, (50, 6, 7), generator=torch.Generator().manual_seed(0)).float()
-    assert torch.equal(first_of_largest(scores), scores.argmax(1))
+@pytest.mark.parametrize("size", [1, 7, 40, 1000])
+def test_blocks_hold_every_place_of_a_class_and_little_else(size):
+    """The last of a class is repeated up to the most frequent of its block; no block is larger than asked for."""
+    numbers = np.random.default_rng(0).choice([3, 4, 9, 20, 21], size=200, p=[0.05, 0.4, 0.3, 0.05, 0.2])
+    seen = []
+    for classes, places in blocks(numbers, size):
+        assert places.size <= size or len(classes) == 1
+        assert (numbers[places] == classes[:, None]).all()
+        for row in places:
+            once = np.unique(row)
+            assert np.array_equal(row, [*once, *[once[-1]] * (len(row) - len(once))])
+            seen.extend(once)
+        counts = (numbers[:, None] == classes).sum(0)
+        assert places.shape[1] == counts.max() and counts.min() >= 1
+    assert sorted(seen) == list(range(200))
+
+
+def test_the_first_of_equal_scores_is_chosen():
+    """All images are the same, so all ways are equally near: the first is said, and the queries of one are right."""
+    labels = np.repeat([0, 1, 2], 4)
+    sampler = EpisodeSampler(labels, ways=3, shots=1, queries=3, seed=0)
+    found = ClassByClass(make_learner("prototypical"), torch.ones(12, 5), labels, sampler)(sampler[0:50])
+    assert (found == 3).all()
 
 
 def test_what_is_gathered_is_the_rows_in_the_same_memory():
