@@ -55,8 +55,8 @@ def build_objective(dataset: Dataset, objective: Kind, model: ModelConfig, seed:
         inspect.signature(choice.build).bind(*given, **choice.options)
     except TypeError as error:
         raise UserError(
-            f"objective {objective.kind!r} cannot be called: {error}; allowed: image_shape, classes, dataset_size, seed, "
-            "trunk, latents, in this order, then its options by name"
+            f"objective {objective.kind!r} cannot be called: {error}; allowed: image_shape, classes, dataset_size, "
+            "seed, trunk, latents, in this order, then its options by name"
         ) from None
     built = choice.build(*given, **choice.options)
     if not isinstance(built, VAEObjective):
