@@ -109,7 +109,7 @@ class Desk:
     def __init__(self, folder: Path, cache: Path):
         self.folder, self.cache = folder, cache
         folder.mkdir()
-        for name in ("configs", "benchmarks", "Makefile"):
+        for name in ("configs", "benchmarks"):
             (folder / name).symlink_to(ROOT / name)
 
     def run(self, words: Sequence[str], environment: Mapping[str, str] = {}) -> Outcome:

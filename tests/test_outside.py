@@ -116,7 +116,7 @@ def test_an_objective_is_built_and_its_options_are_checked(module):
     assert built.regularizer.beta == 2.0 and built.vae.latents == 4
     with pytest.raises(UserError, match="bta.*did you mean 'beta'"):
         build_objective(data, Kind(kind=f"{name}:whole", bta=2.0), MODEL, 0)
-    with pytest.raises(UserError, match=r"objective '.*:short' cannot be called: .*; allowed: image_shape, classes, dat"):
+    with pytest.raises(UserError, match=r"objective '.*:short' cannot be called: .*; allowed: image_shape, classes"):
         build_objective(data, Kind(kind=f"{name}:short"), MODEL, 0)
     with pytest.raises(UserError, match=r"objective '.*:nothing' gives a NoneType; allowed: a gvae.objective.VAEObjec"):
         build_objective(data, Kind(kind=f"{name}:nothing"), MODEL, 0)
