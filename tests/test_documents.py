@@ -21,8 +21,10 @@ from tiny_images import png
 from metalearn import quick
 from metalearn.config import dump, load_config, parse, to_yaml
 from metalearn.kinds import TABLES, find, options_schema, table_of
+from metalearn.learners import LEARNERS
 from metalearn.record import read_metrics
 from metalearn.schema import CONFIGS
+from tasks.datasets import DATASETS
 
 PLACEHOLDERS = {"FOLDER": "{omniglot}", "NAME": "glyphs", "[--set ...]": "--set classes=60"}
 """What stands for a word in capitals; ``{omniglot}`` is a folder with the real images (METALEARN_DATA)."""
@@ -358,18 +360,87 @@ def test_commands_within_a_text_have_these_options(page: str) -> None:
             assert (ROOT / text.split()[1]).is_file(), f"{page}: `{text}`"
 
 
+def headings(file: Path) -> set[str]:
+    """Headings of a page as links name them."""
+    found = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_what_it_points_to_is_there(page: str) -> None:
     """Files that are linked or named, headings that are linked, and tests that are named."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    here = (ROOT / page).parent
-    for target in re.findall(r"\]\((?!https?:)([^)#\s]*)\)", text):
-        assert (here / target).exists(), f"{page} links {target}"
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        name, _, heading = target.partition("#")
+        file = (ROOT / page).parent / name if name else ROOT / page
+        assert file.exists(), f"{page} links {target}"
+        assert not heading or heading in headings(file), f"{page} links {target}, whose headings are {headings(file)}"
     for path in re.findall(r"`((?:tests|docs|configs|benchmarks|metalearn|gvae|tasks|scripts)/[\w./-]+\.\w+)`", text):
         assert (ROOT / path).exists(), f"{page} names {path}"
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
     for name in {*re.findall(r"`(test_\w+)(?:\.py)?`", text)} - {"test_dataset"}:  # a variable of learn2learn's
         assert f"def {name}(" in tests or (ROOT / "tests" / f"{name}.py").is_file(), f"{page} names {name}"
+
+
+def named(page: str, before: str) -> dict[str, str]:
+    """Names in backquotes that begin the lines of a page's tables, as far as ``before`` -> the rest of the line."""
+    text = (ROOT / page).read_text(encoding="utf-8").partition(before)[0]
+    lines = re.findall(r"^\| (`[^|]+`) \|(.*)\|$", text, re.MULTILINE)
+    return {name: rest for names, rest in lines for name in re.findall(r"`([^`]+)`", names)}
+
+
+def test_the_table_of_datasets_is_that_of_the_program() -> None:
+    told = named("docs/data.md", "## Forms that are read")
+    assert set(told) == set(DATASETS)
+    for name, rest in told.items():
+        known = options_schema(DATASETS[name], TABLES["dataset"].skip).model_fields
+        assert set(re.findall(r"`(\w+)`", rest.split("|")[1])) <= set(known), name
+
+
+def test_the_tables_of_learners_are_those_of_the_program() -> None:
+    assert set(named("docs/learners.md", "## What meta-training shows")) == set(LEARNERS)
+
+
+class TestWhatIsNew:
+    """A command or block that no table has is met with words that say what to do."""
+
+    def command(self, text: str) -> Command:
+        return Command("docs/new.md", 7, text, shlex.split(text))
+
+    def test_another_program(self) -> None:
+        assert why_not_run(self.command("curl -O file")) is None
+        with pytest.raises(AssertionError, match="docs/new.md:7: `curl -O file` is in no table .* to NOT_RUN"):
+            made_small(self.command("curl -O file"))
+
+    def test_another_config(self) -> None:
+        with pytest.raises(AssertionError, match=r"docs/new.md:7: .* full budget. Name new.yaml in SMALLER .* seconds"):
+            made_small(self.command("metalearn bench new.yaml"))
+
+    def test_another_placeholder(self) -> None:
+        with pytest.raises(AssertionError, match="docs/new.md:7: PLACE stands for something; say for what in PLACE"):
+            made_small(self.command("metalearn data list --data-root PLACE"))
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [("metalearn bench x --jbos 2", r"metalearn bench has no \['--jbos'\]; it has .*--jobs"),
+         ("torchrun --nproc-per-node 2 -m metalearn train x --ways 5", r"metalearn train has no \['--ways'\]"),
+         ("metalearn bnech x", "no command 'bnech'"), ("metalearn data lst", "no command 'lst'")],
+    )  # fmt: skip
+    def test_an_option_that_does_not_exist(self, text: str, words: str) -> None:
+        with pytest.raises(AssertionError, match=f"docs/new.md:7: {words}"):
+            only_its_options(self.command(text))
+
+    def test_a_block_of_something_else_has_no_commands(self) -> None:
+        assert not Block("docs/new.md", 7, "", "metalearn list\nextractors: pixels\n", "").commands
+        (command,) = Block("docs/new.md", 7, "bash", "A=1 metalearn list \\\n  metrics  # all\n", "").commands
+        assert (command.called, command.environment) == (["metalearn", "list", "metrics"], {"A": "1"})
+
+    def test_what_a_command_imports_from_its_folder_goes_again(self, tmp_path: Path) -> None:
+        desk = Desk(tmp_path / "desk", tmp_path / "cache")
+        desk.write({"one.py": "def kind():\n    return 3\n"})
+        words = ["metalearn", "data", "check", "one:kind"]
+        assert "gives a int" in desk.run(words, {"PYTHONPATH": "."}).err and "one" not in sys.modules
+        assert "is its folder on PYTHONPATH?" in desk.run(words).err
 
 
 # what the pages say of what comes out

@@ -4,15 +4,18 @@ import itertools
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from gvae.recorder import Recorder
 from metalearn import cache
 from metalearn.cache import outside_code
 from metalearn.data import build_dataset, check, prepare
 from metalearn.encoders import build_objective, encoder_key
 from metalearn.errors import UserError
 from metalearn.kinds import resolve
-from metalearn.schema import BenchConfig, Kind, ModelConfig, TrainingConfig
+from metalearn.measure import score
+from metalearn.schema import BenchConfig, Kind, MeasureConfig, ModelConfig, TrainingConfig
 from tasks.datasets import glyphs
 from tasks.progress import silent
 
@@ -151,3 +154,17 @@ def test_code_is_only_that_of_kinds_from_outside(module):
     name = module(OBJECTIVE)
     assert outside_code({"kind": "vae", "note": f"{name}:whole"}) == {}
     assert list(outside_code({"kind": "x", "parts": [{"kind": f"{name}:Zero"}, "geometry"]})) == [f"{name}:Zero"]
+
+
+def test_a_metric_of_ones_own_is_scored(module):
+    name = module("""
+from gvae.metrics import Result
+
+
+def largest(codes, generator, *, scale: float = 1.0):
+    return Result({"largest": scale * float(codes.values.max())}, "all images")
+""")
+    settings = {"checkpoint": "x", "dataset": "glyphs", "metrics": [{"kind": f"{name}:largest", "scale": 2.0}]}
+    codes, factors = np.array([[1.0], [3.0]]), {"shift": np.array([0.0, 1.0])}
+    scores, matrices = score(codes, factors, MeasureConfig.model_validate(settings), Recorder())
+    assert [(one.name, one.mean) for one in scores] == [("largest", 6.0)] and matrices == {}
