@@ -4,6 +4,7 @@ reason why not.
 Whoever adds a command to a page meets this file: `test_every_block_is_accounted_for` and `test_command` say what to do.
 """
 
+import contextlib
 import json
 import re
 import shlex
@@ -71,9 +72,10 @@ class Pages:
         return found
 
     def ran(self, page: str) -> Path:
-        """The folder of a page after all its commands."""
+        """The folder of a page after all its commands but those whose data is not there."""
         for index, command in enumerate(commands_of(page)):
-            assert self.outcome(page, index).status == 0, command.where
+            with contextlib.suppress(pytest.skip.Exception):
+                assert self.outcome(page, index).status == 0, command.where
         return self.desk(page).folder
 
     def carried_out(self, command: Command) -> Outcome | pytest.skip.Exception:
