@@ -1,20 +1,18 @@
 """Weights and training state on disk: atomic, and nothing in a file is executed when it is read."""
 
-import contextlib
 import io
 import json
-import os
 import pickle
 import struct
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from gvae.atomic import write_atomic
 from gvae.errors import ModelError
 from gvae.statistician import Statistician
 from gvae.vae import VAE
@@ -26,27 +24,6 @@ UNREADABLE = (  # what torch.load raises on bytes that are not its own
     RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError, OSError,
     struct.error,
 )  # fmt: skip
-
-
-def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then rename it over ``path``.
-
-    On any error (a full disk, an interrupt) the file that stood at ``path`` survives and the temporary is removed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with open(temporary, "xb") as file:  # mode by the umask, which cannot be read without changing it
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # a failed write does not say of what
-        raise
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -99,18 +76,8 @@ def load_encoder(path: Path) -> tuple[VAE, dict[str, Any]]:
     Raises ModelError when there is none, it is truncated, or its weights are of another architecture.
     """
     file = _find_encoder(Path(path))
+    info, tensors = _read(file, weights=True)
     try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{file} is not a readable safetensors file ({error}); it is truncated or another kind"
-        ) from error
-    if "gvae" not in metadata:
-        raise ModelError(f"{file} holds weights but not an encoder written by this program; use a run's {ENCODER}")
-    try:
-        info = json.loads(metadata["gvae"])
         schema = info["schema"]
         if schema == SCHEMA:
             shape, likelihood = tuple(info["image_shape"]), info.get("likelihood", "bernoulli")
@@ -122,12 +89,40 @@ def load_encoder(path: Path) -> tuple[VAE, dict[str, Any]]:
                 shape, trunk=info["trunk"], latents=info["latents"], slots=info["slots"], likelihood=likelihood,
                 **network,
             )  # fmt: skip
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"the metadata of {file} is damaged ({error!r}); copy it again or train it again") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(file, error) from error
     if schema != SCHEMA:
         raise ModelError(f"{file} has schema {schema}, this version reads schema {SCHEMA}; train it again")
     load_weights(vae, tensors, str(file))
     return vae.eval(), info
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Read an encoder's info as ``load_encoder`` does, but none of its weights. Raises ModelError as it does."""
+    return _read(_find_encoder(Path(path)), weights=False)[0]
+
+
+def _read(file: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Info, and tensors where ``weights``."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            names = opened.keys() if weights else ()
+            tensors = {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{file} is not a readable safetensors file ({error}); it is truncated or another kind"
+        ) from error
+    if "gvae" not in metadata:
+        raise ModelError(f"{file} holds weights but not an encoder written by this program; use a run's {ENCODER}")
+    try:
+        return dict(json.loads(metadata["gvae"])), tensors
+    except (ValueError, TypeError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> ModelError:
+    return ModelError(f"the metadata of {file} is damaged ({error!r}); copy it again or train it again")
 
 
 def load_weights(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:

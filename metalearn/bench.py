@@ -20,7 +20,7 @@ from metalearn.learners import learner_class, make_learner
 from metalearn.meta import refuse_untrainable
 from metalearn.outcomes import Outcome
 from metalearn.pool import Limits, Pool, Tell
-from metalearn.prepare import before_training, gives_posterior
+from metalearn.prepare import before_training, gives_posterior, refuse_known_leak
 from metalearn.remote import RemoteRecorder, hear
 from metalearn.report import Report, build_report
 from metalearn.run import Run
@@ -45,6 +45,8 @@ def bench(
     tested = Tested(dataset, config.episodes, device, run.progress)
     check_settings(config, dataset, tested)
     entries = [entry for entry in entries_of(config) if run.cell(entry.slug(tested)) is None]
+    for name in dict.fromkeys(entry.extractor for entry in entries):
+        refuse_known_leak(name, config.extractors[name], tested.partition)
     outcomes = kept_outcomes(run, entries)
     here = Steps(config, dataset, device, run.path, run.scope, run.progress)
     make = partial(remote_steps, config, data_root, device, run.path)

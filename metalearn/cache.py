@@ -4,7 +4,8 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import gvae
-from gvae.checkpoint import write_atomic
+from gvae.atomic import write_atomic
+from metalearn.kinds import load_attribute
 
 
 def key_of(**inputs: Any) -> str:
@@ -29,6 +31,29 @@ def code_fingerprint() -> str:
     for path in sorted(Path(gvae.__file__).parent.rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def outside_code(settings: Any) -> dict[str, str]:
+    """Hash of the source of every ``package.module:Name`` that is a kind in plain settings, at any depth, by its name.
+
+    Source is the module's file and, of a class, those of the classes that it inherits from.
+    """
+    return {path: hashlib.sha256(_code(path)).hexdigest() for path in sorted(set(_outside_kinds(settings)))}
+
+
+def _outside_kinds(settings: Any) -> Iterator[str]:
+    if isinstance(settings, Mapping):
+        if isinstance(kind := settings.get("kind"), str) and ":" in kind:
+            yield kind
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        for item in settings:
+            yield from _outside_kinds(item)
+
+
+def _code(path: str) -> bytes:
+    found, file = load_attribute(path), getattr(sys.modules[path.partition(":")[0]], "__file__", None)
+    return (_read(file) if file else b"") + (_source(found) if isinstance(found, type) else b"")
 
 
 def weights_fingerprint(module: nn.Module) -> str:

@@ -33,7 +33,7 @@ class Cell:
 
     `dataset` is the dataset with its class split ("omniglot/lake"), `split` the part of it ("test"), `fingerprint`
     that of the part's images. `extractor_seeds` has one entry a row of `correct`, or is empty for an extractor
-    without chance. `batch_norm`: "none", "running" or "batch" (statistics of the query batch: transductive).
+    without chance. `batch_norm`: "none", "running", "support" or "query_batch" (queries by themselves: transductive).
     `seconds`: wall clock of this cell. `extractor_settings`: the extractor's own line on what it makes of an image,
     empty where its kind says all. `encoders`: of each row of `correct`, the `tensors_fingerprint` of the VAE whose
     encoder gave the features; none where there is none. Raises `UserError` for counts that fit none of this.

@@ -1,5 +1,6 @@
 """Datasets as a config names them: built under a data root, with progress, prepared, checked and listed."""
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +23,19 @@ _SHOWN = 5  # images named where naming all would hide the rest; how many there 
 
 
 def build_dataset(kind: Kind, root: Path, report: Progress = silent) -> Dataset:
-    """Build the dataset of a config's ``dataset`` key. Raises UserError or DataError, naming what is wrong."""
+    """Build the dataset of a config's ``dataset`` key. Raises UserError or DataError, naming what is wrong.
+
+    A function of one's own is given ``root`` and ``report`` where its signature names them.
+    """
     choice = check_kind("dataset", kind, DATASETS, TABLES["dataset"].skip)
-    dataset = choice.build(root, report=report, **choice.options)
+    taken = inspect.signature(choice.build).parameters
+    supplied = {name: value for name, value in (("root", root), ("report", report)) if name in taken}
+    dataset = choice.build(**supplied, **choice.options)
+    if not isinstance(dataset, Dataset):
+        raise UserError(
+            f"dataset {kind.kind!r} gives a {type(dataset).__name__}; allowed: a function that returns a "
+            "tasks.splits.Dataset, such as Dataset.of_classes makes"
+        )
     return replace(dataset, settings=choice.kind.model_dump(mode="json"))
 
 
@@ -69,10 +80,10 @@ def check(name: str, root: Path, report: Progress, options: Mapping[str, Any] | 
 
 def overview(root: Path) -> str:
     """Return what each dataset is, where its files and its packed images are, or what is missing and how to get it."""
-    lines = [f"data root: {root}"]
+    lines, width = [f"data root: {root}"], max(map(len, DATASETS))
     for name in sorted(DATASETS):
-        lines.append(f"  {name:14} {describe(name)}")
-        lines += [f"  {'':14} {line}" for line in _state(name, root)]
+        lines.append(f"  {name:{width}} {describe(name)}")
+        lines += [f"  {'':{width}} {line}" for line in _state(name, root)]
     return "\n".join(lines)
 
 
@@ -112,8 +123,8 @@ def _packed(path: Path) -> str:
 
 
 def _kind(name: str, options: Mapping[str, Any] | None) -> Kind:
-    if name not in DATASETS:
-        raise UserError(unknown("dataset", name, DATASETS))
+    if name not in DATASETS and ":" not in name:
+        raise UserError(unknown("dataset", name, DATASETS) + "; or package.module:function")
     return Kind(kind=name, **(options or {}))
 
 

@@ -1,5 +1,6 @@
 """From an objective's config to an encoder on disk: built, pretrained on training classes, kept by its inputs."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from gvae.checkpoint import ENCODER, load_encoder, save_encoder, write_atomic
+from gvae.atomic import write_atomic
+from gvae.checkpoint import ENCODER, load_encoder, save_encoder
 from gvae.errors import ModelError
 from gvae.objective import VAEObjective
 from gvae.objectives import OBJECTIVES
@@ -17,8 +19,8 @@ from gvae.pretrain import Training, pretrain
 from gvae.recorder import Recorder
 from gvae.share import ALONE, Share
 from metalearn.augmentation import build_augment
-from metalearn.cache import code_fingerprint, key_of
-from metalearn.errors import DataError
+from metalearn.cache import code_fingerprint, key_of, outside_code
+from metalearn.errors import DataError, UserError
 from metalearn.evaluate import evaluate_features
 from metalearn.extractors import PosteriorMean
 from metalearn.features import extract
@@ -38,9 +40,9 @@ def encoder_key(
     budget = training.model_dump(exclude={"checkpoint_seconds"})
     shared = {"processes": share.processes} if share.processes > 1 else {}
     return key_of(
-        code=code_fingerprint(), images=dataset.train.fingerprint, classes=dataset.train.class_names, seed=seed,
-        objective=choice.kind.model_dump(), model=model.model_dump(), training=budget, device=device.split(":")[0],
-        threads=torch.get_num_threads(), **shared,
+        code=code_fingerprint(), outside=outside_code(choice.kind.model_dump()), images=dataset.train.fingerprint,
+        classes=dataset.train.class_names, seed=seed, objective=choice.kind.model_dump(), model=model.model_dump(),
+        training=budget, device=device.split(":")[0], threads=torch.get_num_threads(), **shared,
     )  # fmt: skip
 
 
@@ -48,9 +50,20 @@ def build_objective(dataset: Dataset, objective: Kind, model: ModelConfig, seed:
     """Build an objective for the training part of a dataset; UserError or ModelError names what does not fit."""
     choice = check_kind("objective", objective, OBJECTIVES, TABLES["objective"].skip)
     train = dataset.train
-    return choice.build(
-        train.image_shape, len(train.class_names), len(train.labels), seed, model.trunk, model.latents, **choice.options
-    )
+    given = train.image_shape, len(train.class_names), len(train.labels), seed, model.trunk, model.latents
+    try:
+        inspect.signature(choice.build).bind(*given, **choice.options)
+    except TypeError as error:
+        raise UserError(
+            f"objective {objective.kind!r} cannot be called: {error}; allowed: image_shape, classes, dataset_size, "
+            "seed, trunk, latents, in this order, then its options by name"
+        ) from None
+    built = choice.build(*given, **choice.options)
+    if not isinstance(built, VAEObjective):
+        raise UserError(
+            f"objective {objective.kind!r} gives a {type(built).__name__}; allowed: a gvae.objective.VAEObjective"
+        )
+    return built
 
 
 def pretrain_encoder(

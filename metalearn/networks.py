@@ -3,7 +3,7 @@
 The network may be of torchvision, timm or one's own; see docs/swap-an-extractor.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -69,6 +69,11 @@ class Network(FeatureExtractor):
         self.pretrained = bool(getattr(network, "pretrained", self.labels_used != "none"))
         self.training_classes = frozenset(getattr(network, "training_classes", ()))
         self.settings = "; ".join([name, weights, self._images(mean, std), self._reading(), f"{self.feature_dim} wide"])
+
+    @classmethod
+    def depends_on_seed(cls, options: Mapping[str, Any]) -> bool:
+        """Whether the weights are drawn: where none are given."""
+        return options.get("weights") is None
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Return the features of a batch. UserError for images of another shape."""

@@ -56,4 +56,5 @@ class OwnNetwork(Network):
     @classmethod
     def depends_on_seed(cls, options: Mapping[str, Any]) -> bool:
         """Whether the weights are drawn: none are given, and the class does not say ``seeded = False``."""
-        return options.get("weights") is None and bool(getattr(load_attribute(options["network"]), "seeded", True))
+        seeded = getattr(load_attribute(options["network"]), "seeded", True)
+        return super().depends_on_seed(options) and bool(seeded)

@@ -5,12 +5,20 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from gvae.checkpoint import read_info
 from gvae.recorder import Recorder
 from gvae.share import ALONE, Share
 from metalearn import construct
 from metalearn.encoders import build_objective, encoder_key, forget_state, kept_encoder, pretrain_encoder
 from metalearn.errors import UserError
-from metalearn.extractors import EXTRACTORS, FeatureExtractor, SetExtractor, checkpoint, encoder_features
+from metalearn.extractors import (
+    EXTRACTORS,
+    FeatureExtractor,
+    SetExtractor,
+    checkpoint,
+    encoder_features,
+    require_provenance,
+)
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind, PretrainingConfig
 from tasks.folders import cache_folder
@@ -85,6 +93,20 @@ def gives_posterior(kind: Kind) -> bool:
     choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
     has_one = not isinstance(choice.build, type) or issubclass(choice.build, SetExtractor)
     return has_one and choice.options.get("features") != "trunk"
+
+
+def refuse_known_leak(name: str, kind: Kind, tested: Partition) -> None:
+    """Raise UserError as `refuse_leak` does where the extractor need not be built for it: by its config or checkpoint.
+
+    ModelError for a checkpoint that cannot be read.
+    """
+    choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
+    trained = frozenset(choice.options.get("training_classes") or ())
+    if choice.build is checkpoint:
+        info = read_info(Path(choice.options["path"]))
+        require_provenance(choice.options["path"], info)
+        trained |= frozenset(info["training_classes"])
+    refuse_shared_classes(name, trained, tested)
 
 
 def refuse_leak(name: str, extractor: nn.Module, tested: Partition) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from gvae.checkpoint import write_atomic
+from gvae.atomic import write_atomic
 
 
 class Record:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from gvae.checkpoint import write_atomic
+from gvae.atomic import write_atomic
 from metalearn.errors import UserError
 from metalearn.plots import Plots, draw
 from metalearn.render import render

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import BaseModel
 
-from gvae.checkpoint import write_atomic
+from gvae.atomic import remove_leftovers, write_atomic
 from gvae.share import ALONE, Share
 from metalearn import config as yaml_config
 from metalearn import environment
@@ -28,6 +28,7 @@ from metalearn.recorder import ScopedRecorder
 from metalearn.render import render
 from metalearn.report import Report
 from metalearn.same_run import check_same
+from tasks.folders import cache_folder
 
 
 class Run(ScopedRecorder):
@@ -182,6 +183,8 @@ def open_run(
         run.started_before = is_run(path)
         if run.started_before:
             check_same(path, read_start(path)["command"], command, config)
+        for folder in (path, cache_folder() / "encoders", cache_folder() / "features"):
+            remove_leftovers(folder)
         if not run.complete:
             _write_heads(run, command, config, source, data_root, device)
     except BaseException:

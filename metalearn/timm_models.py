@@ -52,11 +52,6 @@ class Timm(Network):
         )  # fmt: skip
         take_weights(self, training_classes, weights, f"timm {name}")
 
-    @classmethod
-    def depends_on_seed(cls, options: Mapping[str, Any]) -> bool:
-        """Whether the weights are drawn: where none are given."""
-        return options.get("weights") is None
-
 
 def build(name: str) -> Any:
     """Build a network without its classifier, its weights drawn. UserError without timm or for an unknown name."""

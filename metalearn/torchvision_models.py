@@ -1,8 +1,6 @@
 """Classification networks of torchvision by name, as extractors."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 from torchvision import models
@@ -58,11 +56,6 @@ class Torchvision(Network):
             std=std, layer=layer, pool=pool,
         )  # fmt: skip
         take_weights(self, training_classes, weights, f"torchvision {name}")
-
-    @classmethod
-    def depends_on_seed(cls, options: Mapping[str, Any]) -> bool:
-        """Whether the weights are drawn: where none are given."""
-        return options.get("weights") is None
 
 
 def build(name: str, *, ported: bool = False) -> nn.Module:

@@ -17,9 +17,11 @@ from sklearn.neighbors import NearestCentroid
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metalearn.cells import load_cell
+from metalearn.data import build_dataset
 from metalearn.evaluate import evaluate_features
 from metalearn.learners import make_learner
 from metalearn.record import read_metrics
+from metalearn.schema import Kind
 from tasks.datasets import glyphs
 from tasks.episodes import EpisodeSampler
 
@@ -229,6 +231,27 @@ def test_a_checkpoint_that_saw_a_tested_class_is_refused(config: Path, cache: Pa
     done = command("bench", leaky, "--data-root", cache, "--out", tmp_path / "run", cache=cache)
     assert done.returncode == 2
     assert "was trained on" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("known", ["checkpoint", "weights"])
+def test_a_leak_that_can_be_known_is_refused_before_any_training(
+    known: str, config: Path, cache: Path, tmp_path: Path, run: Path
+) -> None:
+    """The extractor stands last, behind one that would be pretrained; the others are not begun."""
+    if known == "checkpoint":
+        encoder = next(cache.glob("encoders/*/encoder.safetensors"))
+        leaked = f"{{kind: checkpoint, path: {encoder}}}"
+    else:
+        glyphs = build_dataset(Kind(kind="glyphs", classes=60, split_seed=1), cache)
+        seen = f"training_classes: [{glyphs.test.class_names[0]}]"
+        leaked = f"{{kind: torchvision, name: squeezenet1_1, weights: none.pt, size: 32, {seen}}}"
+    leaky, cold = tmp_path / "leaky.yaml", tmp_path / "cold"
+    text = CONFIG.replace("learners:", f"  leaked: {leaked}\nlearners:", 1)
+    leaky.write_text(text.replace("classes: 60", "classes: 60, split_seed: 1"))
+    done = command("bench", leaky, "--data-root", cache, "--out", tmp_path / "run", cache=cold)
+    assert done.returncode == 2
+    assert done.stderr.count("extractor 'leaked' was trained on ") == 1 and "Traceback" not in done.stderr
+    assert not (cold / "encoders").exists() and not list((tmp_path / "run").glob("*/*.npz"))
 
 
 def test_training_features_reach_the_learner_that_asks_and_a_fine_tuned_network_says_so(

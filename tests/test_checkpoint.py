@@ -6,16 +6,22 @@ import os
 import pickle
 import random
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
 
-from gvae.checkpoint import ENCODER, load_encoder, load_state, load_weights, save_encoder, save_state, write_atomic
+from gvae.atomic import remove_leftovers, write_atomic
+from gvae.checkpoint import ENCODER, load_encoder, load_state, load_weights, read_info, save_encoder, save_state
 from gvae.errors import ModelError
 from gvae.nets import TRUNKS, initialise
 from gvae.vae import VAE
 from metalearn.mistakes import Work, describe
+
+ROOT = Path(__file__).parents[1]
 
 
 def make(trunk="conv", shape=(1, 28, 28), latents=6, slots=None, seed=0, **options):
@@ -233,3 +239,51 @@ def test_a_state_that_is_no_mapping_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "s.pt")
     with pytest.raises(ModelError, match=r"is not a readable training state \(a list\)"):
         load_state(tmp_path / "s.pt")
+
+
+def test_an_encoders_info_is_read_without_its_weights(tmp_path, monkeypatch):
+    path = save_encoder(tmp_path, make(), {"training_classes": ["a"]})
+    assert read_info(tmp_path) == load_encoder(path)[1]
+    path.write_bytes(path.read_bytes()[:-4])
+    for read in (read_info, load_encoder):
+        with pytest.raises(ModelError, match="is not a readable safetensors file"):
+            read(path)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gvae.atomic import write_atomic
+
+def write(file):
+    file.write(b"half")
+    print("writing", flush=True)
+    sys.stdin.read()
+
+write_atomic(Path(sys.argv[1]), write)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    """Two processes in the middle of a write; one of them is killed, the other ends its file after the removal."""
+    def begin(name):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "deep" / name], **pipes, cwd=ROOT)
+        assert process.stdout.readline() == b"writing\n"
+        return process
+
+    killed, alive = begin("meta.pt"), begin("state.pt")
+    killed.kill()
+    killed.wait()
+    kept = [tmp_path / "deep" / name for name in (".lock", ".hidden.partial", "meta.pt", ".meta.pt.0123456")]
+    for path in kept:
+        path.write_bytes(b"mine")
+    (tmp_path / ".folder.01234567").mkdir()
+    assert len(list(tmp_path.rglob(".*.pt.????????"))) == 2
+    remove_leftovers(tmp_path)
+    (left,) = tmp_path.rglob(".*.pt.????????")
+    assert left.name.startswith(".state.pt.") and all(path.read_bytes() == b"mine" for path in kept)
+    alive.communicate(b"")
+    assert alive.returncode == 0 and (tmp_path / "deep" / "state.pt").read_bytes() == b"half"
+    assert (tmp_path / ".folder.01234567").is_dir()
+    remove_leftovers(tmp_path / "none")

@@ -34,8 +34,9 @@ def command(*words: object, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_every_dataset_is_listed_with_what_to_do_next(root: Path) -> None:
     said = overview(root)
     assert said.startswith(f"data root: {root}")
-    for name in DATASETS:
-        assert f"\n  {name:14} " in said
+    column = 2 + max(map(len, DATASETS)) + 1
+    assert all(line[:column].endswith(" ") and line[column] != " " for line in said.splitlines()[1:])
+    assert [name for line in said.splitlines()[1:] if (name := line[:column].strip())] == sorted(DATASETS)
     assert said.count("missing: ") == 8 and said.count("yours: say where by --set path=FOLDER") == 2
     assert "embedded: nothing to fetch" in said
 

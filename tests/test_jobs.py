@@ -6,14 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gvae.augment import Augment
+from gvae.recorder import Recorder
 from metalearn.cli import main
+from metalearn.config import check as check_config
 from metalearn.config import parse
 from metalearn.data import check, overview, prepare
 from metalearn.errors import DataError
+from metalearn.prepare import make_extractor
 from metalearn.record import read_metrics
+from metalearn.schema import ExtractConfig, PretrainingConfig
+from tasks.datasets import glyphs
 from tasks.progress import silent
 
 DATA = "dataset: {kind: glyphs, classes: 40, instances: 10}\n"
@@ -192,6 +198,56 @@ episodes: {settings: [4w1s], count: 20}
     )
     assert run(home, "bench", text, "own-ways", monkeypatch) == 2
     assert "meta_training: unknown key 'ways'" in capsys.readouterr().err
+
+
+OWN = """
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self, width: int = 3):
+        super().__init__(nn.Conv2d(1, width, 5, stride=3), nn.ReLU(), nn.Flatten())
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "width"),
+    [("{kind: 'own_net:Net', width: 2}", 2 * 8 * 8),
+     ("{kind: network, network: 'own_net:Net', layer: '0', pool: mean}", 3),
+     ("{kind: network, network: 'own_net:Net', weights: WEIGHTS}", 3 * 8 * 8),
+     ("{kind: torchvision, name: squeezenet1_1, size: 32}", 512)],
+)  # fmt: skip
+def test_features_of_a_swapped_extractor_are_those_of_its_network(kind, width, home, monkeypatch):
+    (home / "own_net.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(home))
+    monkeypatch.delitem(sys.modules, "own_net", raising=False)
+    from own_net import Net
+
+    torch.save(Net().state_dict(), home / "own.pt")
+    text = DATA + f"extractor: {kind.replace('WEIGHTS', str(home / 'own.pt'))}\npart: val\n"
+    out = f"swapped-{width}"
+    assert run(home, "extract", text, out, monkeypatch) == 0
+    with np.load(home / out / "features-val.npz") as found:
+        features, labels = found["features"], found["labels"]
+    part = glyphs(classes=40, instances=10).val
+    assert features.shape == (80, width) and features.dtype == np.float32 and (labels == part.labels).all()
+    config = check_config(parse(text, "x"), ExtractConfig, "x")
+    extractor, _ = make_extractor(
+        config.extractor, 0, dataset=glyphs(classes=40, instances=10), pretraining=PretrainingConfig(),
+        recorder=Recorder(), device="cpu",
+    )  # fmt: skip
+    with torch.no_grad():
+        wanted = extractor(torch.from_numpy(part.images()) / 255)
+    torch.testing.assert_close(torch.from_numpy(features), wanted, atol=1e-5, rtol=1e-4)
+    result = json.loads((home / out / "result.json").read_text())
+    assert result["features"] == {"val": [80, width]} and result["seed_matters"] == ("weights" not in kind)
+
+
+def test_a_swapped_extractor_that_does_not_fit_ends_extract_with_words(home, monkeypatch, capsys):
+    text = DATA + "extractor: {kind: torchvision, name: squeezenet1_1, size: 4}\n"
+    assert run(home, "extract", text, "unfit", monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: torchvision squeezenet1_1 fails on images of shape (3, 4, 4)") and "`size`" in said
 
 
 def test_train_refuses_ways_that_the_learner_cannot_answer(home, monkeypatch, capsys):

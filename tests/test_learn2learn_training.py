@@ -83,6 +83,26 @@ def test_a_failed_gradient_is_an_unassigned_variable(l2l, capsys):
     )
 
 
+def test_adapting_a_transform_in_first_order_ends_at_the_second_step(l2l, capsys):
+    """The graph that both gradients of a step need is freed after the first of them; in second order it is not."""
+
+    def adapted(first_order: bool) -> None:
+        transform = l2l.optim.transforms.KroneckerTransform(l2l.nn.KroneckerLinear)
+        options = {"lr": 0.1, "adapt_transform": True, "first_order": first_order}
+        task = l2l.algorithms.GBML(nn.Linear(2, 3), transform, **options).clone()
+        for _ in range(2):
+            task.adapt(F.cross_entropy(task(torch.eye(2)), torch.tensor([0, 1])))
+
+    adapted(first_order=False)
+    with pytest.raises(Exception) as raised:
+        adapted(first_order=True)
+    printed = capsys.readouterr()
+    still_wrong(
+        raised.type is UnboundLocalError and "gradients" in str(raised.value) and "second time" in printed.err,
+        f"GBML.adapt with adapt_transform and first_order raises {raised.type.__name__}: {raised.value}",
+    )
+
+
 def test_its_networks_let_the_queries_see_each_other(l2l):
     """Batch norm in training mode, as every example runs it: a query's answer depends on the other queries."""
     torch.manual_seed(0)

@@ -58,6 +58,18 @@ class TestOpen:
         assert len(read_start(run.path)["starts"]) == 2
         assert (run.path / "config.yaml").read_text() == TEXT
 
+    def test_what_a_kill_left_in_the_middle_of_a_write_goes_at_the_next_start(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+        start(tmp_path / "r").close()
+        folders = ["r/checkpoints", "r/steps", "cache/encoders/k", "cache/features"]
+        left = [tmp_path / folder / ".meta.pt.0123abcd" for folder in folders]
+        for path in left:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"half")
+        with start(tmp_path / "r") as run:
+            assert not any(path.exists() for path in left)
+            assert (run.path / ".lock").exists()
+
     def test_a_finished_run_is_complete(self, tmp_path):
         with start(tmp_path / "r") as run:
             run.finish({"accuracy": 0.5})
