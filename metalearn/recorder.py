@@ -21,7 +21,7 @@ class ScopedRecorder(Recorder):
 
     def __init__(self, directory: Path, scope: str, record: Record, show: Progress):
         self.path, self.name = directory, scope
-        self._record, self._show = record, show
+        self._record, self.display = record, show
         self._board: NullBoard | None = None
         self._told = False
 
@@ -63,7 +63,7 @@ class ScopedRecorder(Recorder):
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Show how far the job `text` is, with the time left."""
-        self._show(done, total, f"{self.name}: {text}" if self.name else text)
+        self.display(done, total, f"{self.name}: {text}" if self.name else text)
 
     def close(self) -> None:
         """Write what the board still holds."""
