@@ -9,9 +9,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from metalearn.standing import Doing, Measured, Standing, duration
+from metalearn.standing import Doing, Measured, Standing, duration, time_left
 
 REFRESH = 2.0  # a second
+WIDEST = 100  # columns that it takes
 WIDE = 72  # columns from which a step also says what it is at
 
 
@@ -22,10 +23,11 @@ class StandingTable:
         self._standing = standing
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        now, width = self._standing(), options.max_width
+        now, width = self._standing(), min(options.max_width, WIDEST)
         room = max(1, options.size.height - 1)
-        yield _line(_counts(now, width))
-        room -= 1
+        for line in _counts(now, width)[:room]:
+            yield _line(line)
+            room -= 1
         steps = now.doing if len(now.doing) <= room else now.doing[: max(0, room - 1)]
         if steps:
             yield _steps(steps, width)
@@ -35,7 +37,7 @@ class StandingTable:
         room -= len(steps)
         if now.measured and room > 1:
             yield _line("measured last", "dim")
-            yield _measured(now.measured[: room - 1])
+            yield _measured(now.measured[: room - 1], width)
 
 
 def live_table(standing: Callable[[], Standing]) -> Live:
@@ -50,22 +52,24 @@ def _line(text: str, style: str = "") -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _counts(now: Standing, width: int) -> str:
+def _counts(now: Standing, width: int) -> list[str]:
+    """Of cells and steps, and the time left: in a line, or in two where that is narrow."""
     failed = f", {now.failed} failed" if now.failed else ""
-    left = "" if now.left is None else f"{duration(now.left)} left"
     words = f"{now.done} done{failed}, {now.waiting} waiting"
-    if width < WIDE:
-        return f"{words}; {left}" if left else words
-    return f"cells: {words}; steps: {now.steps_done} of {now.steps}; {left or 'time left not known yet'}"
+    left = time_left(now.left) or "time left not known yet"
+    steps = f"steps: {now.steps_done} of {now.steps}"
+    return [f"cells: {words}; {steps}; {left}"] if width >= WIDE else [words, left]
 
 
-def _grid() -> Table:
-    return Table.grid(padding=(0, 1, 0, 0), pad_edge=False, expand=True)
+def _grid(width: int) -> Table:
+    table = Table.grid(padding=(0, 1, 0, 0), pad_edge=False, expand=True)
+    table.width = width
+    return table
 
 
 def _steps(steps: tuple[Doing, ...], width: int) -> Table:
     """A line a step: name, what it is at where there is room, bar, time left."""
-    table = _grid()
+    table = _grid(width)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
     if width >= WIDE:
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
@@ -79,9 +83,9 @@ def _steps(steps: tuple[Doing, ...], width: int) -> Table:
     return table
 
 
-def _measured(cells: tuple[Measured, ...]) -> Table:
+def _measured(cells: tuple[Measured, ...], width: int) -> Table:
     """A line a cell: name, accuracy with its interval."""
-    table = _grid()
+    table = _grid(width)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     table.add_column(no_wrap=True, justify="right")
     for cell in cells:
