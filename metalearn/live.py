@@ -13,6 +13,7 @@ from metalearn.standing import Doing, Measured, Standing, duration, time_left
 
 REFRESH = 2.0  # a second
 WIDEST = 100  # columns that it takes
+MARGIN = 2  # columns left free: a terminal echoes ^C there, which must not begin a line
 WIDE = 72  # columns from which a step also says what it is at
 
 
@@ -23,20 +24,20 @@ class StandingTable:
         self._standing = standing
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        now, width = self._standing(), min(options.max_width, WIDEST)
+        now, width = self._standing(), max(1, min(options.max_width - MARGIN, WIDEST))
         room = max(1, options.size.height - 1)
         for line in _counts(now, width)[:room]:
-            yield _line(line)
+            yield _line(line, width)
             room -= 1
         steps = now.doing if len(now.doing) <= room else now.doing[: max(0, room - 1)]
         if steps:
             yield _steps(steps, width)
         if len(steps) < len(now.doing) and room > 0:
-            yield _line(f"and {len(now.doing) - len(steps)} more steps")
+            yield _line(f"and {len(now.doing) - len(steps)} more steps", width)
             return
         room -= len(steps)
         if now.measured and room > 1:
-            yield _line("measured last", "dim")
+            yield _line("measured last", width, "dim")
             yield _measured(now.measured[: room - 1], width)
 
 
@@ -48,8 +49,10 @@ def live_table(standing: Callable[[], Standing]) -> Live:
     )  # fmt: skip
 
 
-def _line(text: str, style: str = "") -> Text:
-    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+def _line(text: str, width: int, style: str = "") -> Text:
+    line = Text(text, style=style, no_wrap=True)
+    line.truncate(width, overflow="ellipsis")
+    return line
 
 
 def _counts(now: Standing, width: int) -> list[str]:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from metalearn.standing import Pace, Standing, time_left
 
@@ -13,6 +13,7 @@ LINE_SECONDS = 10.0
 BRIEF_SECONDS = 1.0  # a job shorter than this gets no line
 
 
+@runtime_checkable
 class Follower(Protocol):
     """What follows the steps of a benchmark (`metalearn.watch.Watch`), as a display needs it."""
 

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from metalearn.graph import Failure, Graph
 from metalearn.standing import Doing, Measured, Pace, Standing
@@ -15,6 +15,7 @@ Alike = Callable[[Any], Sequence[Hashable]]
 """What a step has in common with others that take about as long, the closest first."""
 
 
+@runtime_checkable
 class Watched(Protocol):
     """A cell as the watch needs it."""
 
@@ -135,9 +136,8 @@ class Watch:
 
     def _all_left(self) -> float | None:
         """Seconds left of all steps, done as many at once as were seen; not below that of a single one being done."""
-        clock = self._clock()
         projected = {
-            kind: clock - now.began + now.left
+            kind: now.at - now.began + now.left
             for step, now in self._busy.items() if now.left is not None for kind in self._alike(step)
         }  # fmt: skip
         doing = [self._left(step, projected) for step in self._busy]
