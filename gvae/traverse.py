@@ -52,6 +52,7 @@ def guided_latents(vae: VAE) -> list[int]:
 def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int, recorder: Recorder) -> None:
     """Record what the model sees and does: call in eval mode without gradients.
 
+    KL per latent has a curve for each guided latent; of the others, which are many, it is recorded.
     Rows of the reconstruction: images, the decoder's mean, what each part decodes, such as the light decoder's image
     and its canonical one. Components come in the order of the variance that they account for. A traversal goes from
     -2.5 to 2.5 standard deviations of the prior, left to right, a row a latent. An objective that trains no decoder has
@@ -60,7 +61,11 @@ def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int
     vae = objective.vae
     names = latent_names(vae)
     kl = kl_per_latent(vae, images)
-    recorder.scalars(step, {f"kl_per_latent/{name}": float(value) for name, value in zip(names, kl, strict=True)})
+    values = {f"kl_per_latent/{name}": float(value) for name, value in zip(names, kl, strict=True)}
+    curves = {f"kl_per_latent/{names[latent]}" for latent in guided_latents(vae)}
+    if curves:
+        recorder.scalars(step, {name: value for name, value in values.items() if name in curves})
+    recorder.numbers(step, {name: value for name, value in values.items() if name not in curves})
     recorder.histogram(step, "kl_per_latent", kl)
     shown = images[:SHOWN]
     mean = vae.encode(shown).mean
@@ -70,7 +75,8 @@ def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int
     rows = [shown, vae.mean_image(mean), *more.values()]
     recorder.images(step, "_".join(["reconstruction/image_mean", *more]), tile(torch.stack(rows)))
     if objective.geometry:
-        recorder.images(step, "components", _to_unit(objective.geometry.sorted_components(vae.encode(images).mean)))
+        components = _to_unit(objective.geometry.sorted_components(vae.encode(images).mean))
+        recorder.images(step, "light/components", tile(components[None]))
     show_traversals(vae, shown[:1], kl, step, recorder)
 
 

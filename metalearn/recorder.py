@@ -45,6 +45,11 @@ class ScopedRecorder(Recorder):
         self._record.append(self.name, step, values)
         board.scalars(step, values)
 
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Record named values of `step`, without curves."""
+        self._begin(step)
+        self._record.append(self.name, step, values)
+
     def images(self, step: int, name: str, images: Tensor) -> None:
         """Show images (n, c, h, w) in [0, 1]."""
         self._begin(step).images(step, name, images)

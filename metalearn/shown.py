@@ -26,7 +26,7 @@ def show_hparams(run: Run, name: str, kind: Kind, learner_name: str, learner: Ki
     objective = kind.options.get("objective")
     if isinstance(objective, dict):
         settings |= {f"objective.{key}": value for key, value in objective.items()}
-    metrics = {f"accuracy/{cell.setting}": float(cell.accuracy().mean()) for cell in cells}
+    metrics = {f"{cell.split}/accuracy_{cell.setting}": float(cell.accuracy().mean()) for cell in cells}
     run.board.hparams("/".join([slug(name), slug(learner_name), "result"]), settings, metrics)
 
 

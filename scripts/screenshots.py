@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -33,14 +34,14 @@ CONFIG = """
 dataset: {kind: glyphs, classes: 200}
 pretraining:
   model: {trunk: conv, latents: 16}
-  training: {epochs: 4, batch_size: 64, learning_rate: 2e-3}
+  training: {epochs: 8, batch_size: 64, learning_rate: 2e-3}
 extractors:
   pixels: pixels
   vae: {kind: pretrain, objective: vae}
   guided: {kind: pretrain, objective: {kind: guided_vae, transforms: [rotation, scale, translation], weight: 3.0}}
 learners: {prototypical: prototypical, ridge: ridge}
 episodes: {settings: [5w1s, 5w5s], queries: 15, count: 500}
-seeds: [0, 1]
+seeds: [0, 1, 2]
 baseline: vae
 """
 DEEP = """
@@ -50,35 +51,46 @@ window.deep = (selector, root = document) => [
   ...[...root.querySelectorAll('iframe')].flatMap(
     one => one.contentDocument ? deep(selector, one.contentDocument) : []),
 ];
-window.said = root => deep('*', root).flatMap(one => [...one.childNodes]).filter(one => one.nodeType === 3)
+window.said = () => deep('*').filter(one => !['STYLE', 'SCRIPT', 'TEMPLATE'].includes(one.tagName))
+  .flatMap(one => [...one.childNodes]).filter(one => one.nodeType === 3)
   .map(one => one.textContent).join(' ');
 """
 
 
 class Dashboard(NamedTuple):
-    """A tab of TensorBoard: its place, what is true in the page once it shows what it should, and what to do then."""
+    """A tab of TensorBoard: its place, what is true in the page once it shows what it should, what to do before that.
+
+    ``first`` is done once, when the page has something to do it to; it gives whether it did it.
+    """
 
     name: str
     place: str
     ready: str
-    then: str = ""
-    height: int = 900
+    first: str = "true"
+    size: tuple[int, int] = (1280, 900)
 
 
+CLOSE = "deep('[aria-label=\"Close side pane\"]').map(one => one.click()).length > 0"
 DASHBOARDS = (
-    Dashboard("time-series", "timeseries", "deep('scalar-card svg path').length > 3"),
-    Dashboard("scalars", "scalars", "deep('vz-line-chart2, tf-line-chart-data-loader').length > 3"),
-    Dashboard("images", "images", "deep('img').filter(one => one.naturalWidth > 0).length > 3"),
-    Dashboard("hparams", "hparams", "said().includes('accuracy/5w1s')"),
-    Dashboard("projector", "projector", "deep('canvas').length > 0 && said().includes('PCA')"),
-    Dashboard("text", "text", "deep('table').length > 0"),
+    Dashboard(
+        "time-series", f"?forceSVG=true&tagFilter={quote('^(train|test|val)/')}#timeseries",  # curves that can be found
+        "deep('line-chart .series-view path').length > 1", CLOSE,
+    ),
+    Dashboard("scalars", f"#scalars&tagFilter={quote('train|val')}", "deep('tf-scalar-card').length > 1"),
+    Dashboard(
+        "images", f"#images&tagFilter={quote('reconstruction|traversal/[rst]')}&regexInput={quote('guided/seed0')}",
+        "deep('img').filter(one => one.naturalWidth > 0).length > 1",
+    ),
+    Dashboard("hparams", "#hparams", "said().includes('accuracy_5w1s')", size=(1700, 600)),
+    Dashboard("projector", "#projector", "said().includes('Total variance described')"),
+    Dashboard("text", "#text", "deep('table').length > 0", size=(2000, 760)),
 )
 
 
 class Browser:
     """A headless Chromium with one page, told what to do over pipes."""
 
-    def __init__(self, program: str, folder: str, width: int = 1280):
+    def __init__(self, program: str, folder: str):
         to_it, ours_in = _pipe()
         ours_out, from_it = _pipe()
 
@@ -99,7 +111,7 @@ class Browser:
         os.close(to_it)
         os.close(from_it)
         self._in, self._out, self._rest, self._last = ours_in, ours_out, b"", 0
-        self._width, self._session = width, ""
+        self._session = ""
         page = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.ask("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
         self.ask("Page.enable")
@@ -138,11 +150,9 @@ class Browser:
             raise RuntimeError(f"{expression}: {given['exceptionDetails'].get('exception', {}).get('description')}")
         return given["result"].get("value")
 
-    def open(self, address: str, height: int) -> None:
-        """Go to a page in a window of that height."""
-        self.ask(
-            "Emulation.setDeviceMetricsOverride", width=self._width, height=height, deviceScaleFactor=1, mobile=False
-        )
+    def open(self, address: str, width: int, height: int) -> None:
+        """Go to a page in a window of that size."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.ask("Page.navigate", url="about:blank")  # else another place of the same page is no new page
         self.ask("Page.navigate", url=address)
 
@@ -195,8 +205,10 @@ def browsing(program: str) -> Iterator[Browser]:
 @contextmanager
 def tensorboard(folder: Path, seconds: float = 120.0) -> Iterator[str]:
     """TensorBoard on a free local port; gives its address. Raises RuntimeError when it does not start."""
-    words = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0", "--host", "127.0.0.1"]
-    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    words = [sys.executable, "-m", "tensorboard.main", "--logdir", folder.name, "--port", "0", "--host", "127.0.0.1"]
+    server = subprocess.Popen(  # in the folder, as pages show the path
+        words, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         yield _address(server, seconds)
     finally:
@@ -234,10 +246,9 @@ def make_run(folder: Path) -> Path:
 
 def take(browser: Browser, address: str, dashboard: Dashboard, settle: float = 2.0) -> bytes:
     """A picture of a dashboard once it shows what it should."""
-    browser.open(f"{address}#{dashboard.place}", dashboard.height)
+    browser.open(address + dashboard.place, *dashboard.size)
+    browser.wait(dashboard.first)
     browser.wait(dashboard.ready)
-    if dashboard.then:
-        browser.evaluate(dashboard.then)
     time.sleep(settle)  # lines and points move to their places
     return browser.picture()
 

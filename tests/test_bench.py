@@ -161,7 +161,8 @@ def test_tensorboard_shows_training_hparams_and_projector(run: Path) -> None:
     events = EventAccumulator(str(run / "tensorboard" / "guided" / "seed0")).Reload()
     scalars = set(events.Tags()["scalars"])
     assert {"train/loss", "train/reconstruction", "train/kl", "train/light", "train/orthogonality"} <= scalars
-    assert {"kl_per_latent/rotation", "kl_per_latent/scale", "kl_per_latent/content_00"} <= scalars
+    assert {"kl_per_latent/rotation", "kl_per_latent/scale"} <= scalars and "kl_per_latent/content_00" not in scalars
+    assert any("kl_per_latent/content_00" in row for row in read_metrics(run / "metrics.jsonl"))
     assert "val/accuracy_5w1s" in scalars
     images = set(events.Tags()["images"])
     assert any(name.startswith("reconstruction/image_mean_light") for name in images)
@@ -181,9 +182,12 @@ def test_runs_of_one_extractor_stand_together_on_the_board(run: Path) -> None:
     every = ("pixels", "random", "vae", "guided", "supervised")
     results = {f"{name}/{learner}/result" for name in every for learner in ("prototypical", "nearest")}
     tested = {f"{name}/seed0/test" for name in ("vae", "guided", "supervised")}
+    metrics = {f"test/accuracy_{setting}" for setting in ("5w1s", "5w5s")}
+    for result in results:
+        assert metrics == set(EventAccumulator(str(run / "tensorboard" / result)).Reload().Tags()["scalars"])
     assert shown == {".", *trained, *results, *tested}
     tags = {tag.split("/")[0] for scope in shown for tag in pictures(run, scope)}
-    assert tags == {"augmentation", "components", "reconstruction", "traversal", "error", "difference", "shots"} & tags
+    assert tags == {"augmentation", "light", "reconstruction", "traversal", "error", "difference", "shots"} & tags
     report = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0}).Reload()
     text = report.Tensors("report/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert text == (run / "report.md").read_text()
