@@ -34,14 +34,15 @@ def show_extractor(here: Steps, run: Run, name: str, seed: int) -> None:
     """The features of one seed in the projector and, of a VAE that learned to decode, pictures of test images."""
     one = here.ready(name, seed)
     show_projector(here, run, name, one)
-    if decodes(here, one.extractor, seed):
+    extractor = one.extractor
+    if decodes(extractor, here, seed):
         images = images_of(here, spread(here, PREVIEWED)).to(here.device)
-        vae, recorder = one.extractor.vae.to(here.device), run.scope(f"{EncoderStep(name, seed).name}/test")
+        vae, recorder = extractor.vae.to(here.device), run.scope(f"{EncoderStep(name, seed).name}/test")
         with torch.no_grad():
             preview_trained(vae, images, recorder)
 
 
-def decodes(here: Steps, extractor: FeatureExtractor, seed: int) -> TypeGuard[PosteriorMean | Trunk]:
+def decodes(extractor: FeatureExtractor, here: Steps, seed: int) -> TypeGuard[PosteriorMean | Trunk]:
     """Whether there is a decoder behind an extractor that was trained with it."""
     if not isinstance(extractor, PosteriorMean | Trunk) or extractor.objective is None:
         return False

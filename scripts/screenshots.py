@@ -1,7 +1,7 @@
 """Makes the pictures of docs/tensorboard.md: a small run, TensorBoard on it, and a headless Chromium that looks at it.
 
     apt-get install --no-install-recommends chromium
-    python scripts/screenshots.py                  # 3 min on 2 CPU cores; --run DIR takes a finished run instead
+    python scripts/screenshots.py                  # 4 min on 2 CPU cores; --run DIR takes a finished run instead
 
 Nothing is fetched: the data is embedded, and TensorBoard brings its own fonts. The browser is driven by its DevTools
 protocol over two pipes, so no driver and no other package is needed.
@@ -51,7 +51,7 @@ window.deep = (selector, root = document) => [
   ...[...root.querySelectorAll('iframe')].flatMap(
     one => one.contentDocument ? deep(selector, one.contentDocument) : []),
 ];
-window.said = () => deep('*').filter(one => !['STYLE', 'SCRIPT', 'TEMPLATE'].includes(one.tagName))
+window.said = () => deep('*').filter(one => !['STYLE', 'SCRIPT', 'NOSCRIPT', 'TEMPLATE'].includes(one.tagName))
   .flatMap(one => [...one.childNodes]).filter(one => one.nodeType === 3)
   .map(one => one.textContent).join(' ');
 """
