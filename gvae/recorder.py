@@ -11,6 +11,9 @@ class Recorder:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Take named numbers at a step."""
 
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Take named numbers at a step that are too many for a curve each: for the record, not to be shown."""
+
     def images(self, step: int, name: str, images: Tensor) -> None:
         """Take a grid or batch of images (n, c, h, w) in [0, 1]."""
 

@@ -52,6 +52,7 @@ def guided_latents(vae: VAE) -> list[int]:
 def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int, recorder: Recorder) -> None:
     """Record what the model sees and does: call in eval mode without gradients.
 
+    KL per latent has a curve for each guided latent; of the others, which are many, it is recorded.
     Rows of the reconstruction: images, the decoder's mean, what each part decodes, such as the light decoder's image
     and its canonical one. Components come in the order of the variance that they account for. A traversal goes from
     -2.5 to 2.5 standard deviations of the prior, left to right, a row a latent. An objective that trains no decoder has
@@ -60,7 +61,11 @@ def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int
     vae = objective.vae
     names = latent_names(vae)
     kl = kl_per_latent(vae, images)
-    recorder.scalars(step, {f"kl_per_latent/{name}": float(value) for name, value in zip(names, kl, strict=True)})
+    values = {f"kl_per_latent/{name}": float(value) for name, value in zip(names, kl, strict=True)}
+    curves = {f"kl_per_latent/{names[latent]}" for latent in guided_latents(vae)}
+    if curves:
+        recorder.scalars(step, {name: value for name, value in values.items() if name in curves})
+    recorder.numbers(step, {name: value for name, value in values.items() if name not in curves})
     recorder.histogram(step, "kl_per_latent", kl)
     shown = images[:SHOWN]
     mean = vae.encode(shown).mean
@@ -68,13 +73,29 @@ def preview(objective: VAEObjective, images: Float[Tensor, "n c h w"], step: int
     if not objective.decodes:
         return
     rows = [shown, vae.mean_image(mean), *more.values()]
-    recorder.images(step, "_".join(["reconstruction", *more]), tile(torch.stack(rows)))
+    recorder.images(step, "_".join(["reconstruction/image_mean", *more]), tile(torch.stack(rows)))
     if objective.geometry:
-        recorder.images(step, "components", _to_unit(objective.geometry.sorted_components(vae.encode(images).mean)))
-    busiest = [index for index in kl.argsort(descending=True).tolist() if index not in guided_latents(vae)][:SHOWN]
-    for latent in guided_latents(vae):
-        recorder.images(step, f"traversal/{names[latent]}", tile(traversal(vae, shown[:1], [latent])))
-    recorder.images(step, "traversal/most_informative", tile(traversal(vae, shown[:1], busiest)))
+        components = _to_unit(objective.geometry.sorted_components(vae.encode(images).mean))
+        recorder.images(step, "light/components", tile(components[None]))
+    show_traversals(vae, shown[:1], kl, step, recorder)
+
+
+def preview_trained(vae: VAE, images: Float[Tensor, "n c h w"], recorder: Recorder) -> None:
+    """Record reconstructions and traversals of a trained encoder with its decoder, in eval mode without gradients."""
+    shown = images[:SHOWN]
+    recorder.images(0, "reconstruction/image_mean", tile(torch.stack([shown, vae.mean_image(vae.encode(shown).mean)])))
+    show_traversals(vae, shown[:1], kl_per_latent(vae, images), 0, recorder)
+
+
+def show_traversals(
+    vae: VAE, image: Float[Tensor, "1 c h w"], kl: Float[Tensor, " d"], step: int, recorder: Recorder
+) -> None:
+    """Record a sweep of each guided latent, and of the others that carry most, a row a latent."""
+    names, guided = latent_names(vae), guided_latents(vae)
+    for latent in guided:
+        recorder.images(step, f"traversal/{names[latent]}", tile(traversal(vae, image, [latent])))
+    busiest = [index for index in kl.argsort(descending=True).tolist() if index not in guided][:SHOWN]
+    recorder.images(step, "traversal/most_informative", tile(traversal(vae, image, busiest)))
 
 
 def preview_augmentation(

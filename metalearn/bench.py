@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from metalearn.augmentation import build_augment
 from metalearn.cells import Cell, slug
@@ -25,8 +24,11 @@ from metalearn.remote import RemoteRecorder, hear
 from metalearn.report import Report, build_report
 from metalearn.run import Run
 from metalearn.schema import BenchConfig, Kind
-from metalearn.steps import Ready, Step, Steps, budget_of
+from metalearn.shown import show_extractor, show_hparams
+from metalearn.stats import mean_interval
+from metalearn.steps import Step, Steps, alike, budget_of
 from metalearn.testing import Tested, make_cell
+from metalearn.watch import Watch
 from tasks.splits import Dataset
 
 
@@ -52,36 +54,34 @@ def bench(
     make = partial(remote_steps, config, data_root, device, run.path)
     graph: Graph[Step] = Graph([step for entry in entries for step in entry.needed()], outcomes)
     run.checkpoints.mkdir(exist_ok=True)
+    watch = Watch(graph, partial(alike, config), entries, len(entries_of(config)) - len(entries))
     for entry in entries:  # all steps of which an earlier start did, and no more
-        write_cell(run, tested, entry, outcomes)
+        write_cell(run, tested, entry, outcomes, watch)
     with limits.threaded():
-        for step, outcome in carried_out(graph, here, make, limits, run):
-            if isinstance(outcome, Outcome):
-                run.write_outcome(slug(*step.name.split("/")), outcome)
-            for entry in entries:
-                if step in entry.steps:
-                    write_cell(run, tested, entry, graph.outcomes)
+        with run.display.following(watch):
+            for step, outcome in carried_out(graph, here, make, limits, run, watch):
+                watch.ended(step, outcome)
+                if isinstance(outcome, Outcome):
+                    run.write_outcome(slug(*step.name.split("/")), outcome)
+                for entry in entries:
+                    if step in entry.steps:
+                        write_cell(run, tested, entry, graph.outcomes, watch)
         cells = {entry: run.cell(entry.slug(tested)) for entry in entries_of(config)}
         failed = {entry: why for entry in entries if (why := entry.failure(graph.outcomes))}
         return concluded(config, run, here, cells, failed)
 
 
 def carried_out(
-    graph: Graph[Step], here: Steps, make: Callable[[Tell], Any], limits: Limits, run: Run
+    graph: Graph[Step], here: Steps, make: Callable[[Tell], Any], limits: Limits, run: Run, watch: Watch
 ) -> Iterator[tuple[Step, Outcome | Failure]]:
     """Do all steps; show how far they are."""
-    total = len(graph.waiting) + len(graph.outcomes)
-    at: dict[Step, str] = {}
-
     def show(busy: Sequence[Step]) -> None:
-        failed = sum(isinstance(one, Failure) for one in graph.outcomes.values())
-        doing = ", ".join(f"{step.name}{at.get(step, '')}" for step in busy)
-        run.progress(len(graph.outcomes), total, f"steps{f', {failed} failed' if failed else ''}: {doing or 'none'}")
+        watch.show(busy)
+        run.display.steps(watch)
 
     def tell(step: Step, scope: str, told: tuple[Any, ...]) -> None:
         if told[0] == "progress":
-            _, done, of, text = told
-            at[step] = f" ({text}, {done}/{of})"
+            watch.told(step, *told[1:])
         else:
             hear(run.scope, scope, told)
 
@@ -100,8 +100,10 @@ def remote_steps(config: BenchConfig, data_root: Path, device: str, folder: Path
     return Steps(config, dataset, device, folder, partial(RemoteRecorder, tell=tell), progress)
 
 
-def write_cell(run: Run, tested: Tested, entry: Entry, outcomes: Mapping[Step, Outcome | Failure]) -> None:
-    """Write a cell when every seed of it was counted."""
+def write_cell(
+    run: Run, tested: Tested, entry: Entry, outcomes: Mapping[Step, Outcome | Failure], watch: Watch
+) -> None:
+    """Write a cell when every seed of it was counted; say so."""
     counted = [one for step in entry.steps if isinstance(one := outcomes.get(step), Outcome)]
     if len(counted) < len(entry.steps):
         return
@@ -114,6 +116,8 @@ def write_cell(run: Run, tested: Tested, entry: Entry, outcomes: Mapping[Step, O
         [one.encoder for one in counted],
     )  # fmt: skip
     run.write_cell(cell)
+    estimate = mean_interval(cell.accuracy())
+    watch.measured(entry.name, float(estimate.mean), float(estimate.half_width))
 
 
 def concluded(
@@ -136,7 +140,7 @@ def concluded(
         for learner_name, learner in config.learners.items():
             mine = [cell for entry, cell in cells.items() if (entry.extractor, entry.learner) == (name, learner_name)]
             show_hparams(run, name, kind, learner_name, learner, [cell for cell in mine if cell is not None])
-        show_projector(here, run, name, here.ready(name, config.seeds[0]))
+        show_extractor(here, run, name, config.seeds[0])
     run.finish({"cells": len(measured), "comparisons": len(report.comparisons)})
     return report
 
@@ -175,26 +179,3 @@ def refuse_without_posterior(name: str, learner: Kind, config: BenchConfig) -> N
             f"learners.{name}: {learner.kind!r} compares posteriors of sets of images, and extractors.{wrong[0]} has "
             "none; allowed: extractors of kind pretrain, checkpoint or random; give it a benchmark of its own"
         )
-
-
-def show_hparams(run: Run, name: str, kind: Kind, learner_name: str, learner: Kind, cells: list[Cell]) -> None:
-    """One line of the HParams tab: the settings of an extractor with a learner, and its accuracy in each setting."""
-    settings: dict[str, Any] = {"extractor": name, "learner": learner_name, "seeds": len(cells[0].correct)}
-    settings |= {f"learner.{key}": value for key, value in learner.options.items()}
-    objective = kind.options.get("objective")
-    if isinstance(objective, dict):
-        settings |= {f"objective.{key}": value for key, value in objective.items()}
-    metrics = {f"accuracy/{cell.setting}": float(cell.accuracy().mean()) for cell in cells}
-    run.board.hparams(slug(name, learner_name), settings, metrics)
-
-
-def show_projector(here: Steps, run: Run, name: str, one: Ready, points: int = 1000) -> None:
-    """The first seed's features of test images in the projector, with thumbnails and class names."""
-    if one.features is None:
-        return
-    partition = here.tested.partition
-    total = len(partition.labels)
-    shown = np.linspace(0, total - 1, min(total, points)).round().astype(np.int64)
-    images = torch.from_numpy(partition.gather_floats(shown))
-    labels = [partition.class_names[label] for label in partition.labels[shown]]
-    run.board.embedding(name, one.features[torch.from_numpy(shown)], images, labels)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter  # this is what imports tensorboard
+from torch.utils.tensorboard.summary import hparams as session_summaries
 
 PROJECTOR_POINTS = 2000
 
@@ -76,11 +77,16 @@ class Board(NullBoard):
         self._writer.add_histogram(name, values.detach().cpu(), step)
 
     def hparams(self, name: str, settings: Mapping[str, object], metrics: Mapping[str, float]) -> None:
-        """One line `name` of the HParams tab: its settings and what they led to."""
+        """One line of the HParams tab: settings and what they led to; a run `name`, below which no other may be."""
         plain = {
             key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in settings.items()
         }
-        self._writer.add_hparams(plain, dict(metrics), run_name=name)
+        _, begun, ended = session_summaries(plain, dict(metrics))  # without the first: its columns would hide others'
+        with SummaryWriter(str(Path(self._writer.log_dir) / name)) as line:
+            for summary in (begun, ended):
+                line.file_writer.add_summary(summary)
+            for metric, value in metrics.items():
+                line.add_scalar(metric, value, 0)
 
     def embedding(
         self,

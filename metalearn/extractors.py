@@ -109,6 +109,7 @@ class PosteriorMean(SetExtractor):
         index = [i for slot in chosen for i in range(*vae.slots[slot].indices(vae.latents))]
         self.register_buffer("index", torch.tensor(index), persistent=False)
         self.feature_dim = len(index)
+        self.settings = f"posterior mean of slots {', '.join(slots)}; {len(index)} wide" if slots else ""
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Return the mean of q(z|x) in the chosen slots, (n, d). UserError for images of another shape."""

@@ -67,14 +67,16 @@ def measure(config: MeasureConfig, run: Run, *, data_root: Path, device: str) ->
     for name, matrix in matrices.items():
         title = f"{name}: what each latent is worth for each factor, mean of {config.repeats}"
         run.show_figure(f"importance-{name}", heat_map(matrix, names, list(factors), title))
-    values = {f"kl_per_latent/{name}": value for name, value in result.kl_per_latent.items()}
-    values |= {f"metric/{item.name}": item.mean for item in scores}
-    run.scalars(0, values)
+    kl = {f"kl_per_latent/{name}": value for name, value in result.kl_per_latent.items()}
+    metrics = {f"metric/{item.name}": item.mean for item in scores}
+    run.numbers(0, kl)
+    if metrics:
+        run.scalars(0, metrics)
     run.write_json("measure.json", result.to_dict())
     report = result.markdown()
     run.write_text("report.md", report)
     run.text(0, "report", report)
-    run.finish({"images": result.images, "values": values})
+    run.finish({"images": result.images, "values": kl | metrics})
 
 
 def encode(vae: VAE, part: Partition, device: str, recorder: Recorder) -> Encoded:

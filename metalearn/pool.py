@@ -3,9 +3,10 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic
@@ -65,10 +66,13 @@ class Worker(Generic[S]):
     def __init__(self, make: Make, threads: int):
         context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks, not the threads
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, make, threads, os.getpid()), daemon=True)
+        self.printed, prints = context.Pipe(duplex=False)
+        os.set_blocking(self.printed.fileno(), False)
+        self.process = context.Process(target=serve, args=(other, prints, make, threads, os.getpid()), daemon=True)
         with uninterrupted():
             self.process.start()
         other.close()
+        prints.close()
 
     def begin(self, step: S) -> bool:
         """Give it a step; return whether it is there to take it."""
@@ -87,11 +91,19 @@ class Worker(Generic[S]):
         except OSError:  # it ended, or there is no /proc
             return 0
 
+    def echo(self) -> None:
+        """Print what it printed since, so that a display of this process knows of it."""
+        with suppress(BlockingIOError):
+            while printed := os.read(self.printed.fileno(), 1 << 16):
+                sys.stderr.write(printed.decode(errors="replace"))
+
     def stop(self) -> None:
         """End it, whatever it is at."""
         self.process.kill()
         self.process.join()
         self.connection.close()
+        self.echo()
+        self.printed.close()
 
 
 @contextmanager
@@ -107,9 +119,11 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def serve(connection: Connection, make: Make, threads: int, parent: int) -> None:
-    """Do what comes through the connection until it closes."""
+def serve(connection: Connection, prints: Connection, make: Make, threads: int, parent: int) -> None:
+    """Do what comes through the connection until it closes; what is printed meanwhile goes to ``prints``."""
     end_with(parent)
+    for stream in (1, 2):
+        os.dup2(prints.fileno(), stream)
     torch.set_num_threads(threads)
     threadpool_limits(threads)
 
@@ -193,6 +207,8 @@ class Pool(Generic[S]):
         self.show(list(self.busy))
         self.largest = max([self.largest, *(worker.memory() for worker in self.busy.values())])
         talking = wait([worker.connection for worker in self.busy.values()], timeout=1.0)
+        for worker in self.busy.values():
+            worker.echo()
         for step, worker in [pair for pair in self.busy.items() if pair[1].connection in talking]:
             try:
                 name, value = worker.connection.recv()

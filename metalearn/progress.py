@@ -1,12 +1,27 @@
-"""How far a job is and how long it still takes, on stderr: a bar on a terminal, else a plain line now and then."""
+"""How far a job is and how long it still takes, on stderr: a bar or table on a terminal, else a plain line at times."""
 
+import os
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+from metalearn.standing import Pace, Standing, time_left
 
 LINE_SECONDS = 10.0
 BRIEF_SECONDS = 1.0  # a job shorter than this gets no line
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """What follows the steps of a benchmark (`metalearn.watch.Watch`), as a display needs it."""
+
+    def standing(self) -> Standing:
+        """How far all is now."""
+
+    def told_here(self, done: int, total: int, text: str) -> None:
+        """Take how far the step is that this process does by itself."""
 
 
 class Progress:
@@ -22,27 +37,16 @@ class Progress:
         """Show the same, in the order in which ``tasks`` reports."""
         self(done, total, what)
 
+    @contextmanager
+    def following(self, watch: Follower) -> Iterator[None]:
+        """Inside, steps of a benchmark are done, which `watch` follows."""
+        yield
+
+    def steps(self, watch: Follower) -> None:
+        """Show how far the steps are; called now and then."""
+
     def close(self) -> None:
         """Take the display away."""
-
-
-class _Pace:
-    """Seconds left of the present job, from its pace since it was first seen."""
-
-    def __init__(self, clock: Callable[[], float]):
-        self._clock = clock
-        self._total = self._done = self._first = -1
-        self.began = 0.0
-
-    def seconds_left(self, done: int, total: int) -> tuple[bool, float | None]:
-        """Whether a new job begins, and its seconds left; None where no pace is known yet."""
-        new = total != self._total or done < self._done
-        if new:
-            self._total, self._first, self.began = total, done, self._clock()
-        self._done = done
-        gained = done - self._first
-        left = (self._clock() - self.began) / gained * (total - done) if gained > 0 and total > 0 else None
-        return new, left
 
 
 class Lines(Progress):
@@ -50,23 +54,34 @@ class Lines(Progress):
 
     def __init__(self, every: float = LINE_SECONDS, clock: Callable[[], float] = time.monotonic):
         self._every, self._clock = every, clock
-        self._pace = _Pace(clock)
+        self._pace = Pace(clock)
         self._shown = clock()
 
     def __call__(self, done: int, total: int, text: str) -> None:
         """Print the line if it is due."""
-        new, left = self._pace.seconds_left(done, total)
+        _, left = self._pace.seconds_left(done, total)
         finished = done == total and self._clock() - self._pace.began >= BRIEF_SECONDS
-        if not finished and self._clock() - self._shown < self._every:
+        if not finished and not self._due():
             return
-        self._shown = self._clock()
         parts = [f"{done}/{total}", f"{100 * done // total} %"] if total > 0 else [str(done)]
-        parts += [f"{duration(left)} left"] if left is not None and not finished else []
-        print(f"{text}: {', '.join(parts)}", file=sys.stderr, flush=True)
+        parts += [time_left(left)] if left is not None and not finished else []
+        self._print(f"{text}: {', '.join(parts)}")
+
+    def steps(self, watch: Follower) -> None:
+        """Print the line of the steps if one is due."""
+        if self._due():
+            self._print(watch.standing().line())
+
+    def _due(self) -> bool:
+        return self._clock() - self._shown >= self._every
+
+    def _print(self, line: str) -> None:
+        self._shown = self._clock()
+        print(line, file=sys.stderr, flush=True)
 
 
 class Bar(Progress):
-    """One bar of rich on stderr."""
+    """One bar of rich on stderr; while it follows the steps of a benchmark, their table instead."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -76,13 +91,17 @@ class Bar(Progress):
         columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()]
         left = TextColumn("{task.fields[left]}", markup=False)
         self._bar = RichProgress(*columns, left, console=Console(stderr=True), transient=True)
-        self._pace = _Pace(time.monotonic)
+        self._pace = Pace(time.monotonic)
         self._task: Any = None
+        self._watch: Follower | None = None
 
     def __call__(self, done: int, total: int, text: str) -> None:
-        """Move the bar."""
+        """Move the bar, or that of the one step in the table."""
+        if self._watch is not None:
+            self._watch.told_here(done, total, text)
+            return
         new, seconds = self._pace.seconds_left(done, total)
-        left = f"{duration(seconds)} left" if seconds is not None else ""
+        left = time_left(seconds)
         if new:
             if self._task is not None:
                 self._bar.remove_task(self._task)
@@ -90,22 +109,27 @@ class Bar(Progress):
             self._bar.start()
         self._bar.update(self._task, completed=done, description=text, left=left)
 
+    @contextmanager
+    def following(self, watch: Follower) -> Iterator[None]:
+        """Inside, the table stands in place of the bar."""
+        from metalearn.live import live_table
+
+        self.close()
+        self._watch = watch
+        try:
+            with live_table(watch.standing):
+                yield
+        finally:
+            self._watch = None
+
     def close(self) -> None:
         """Take the bar away."""
         self._bar.stop()
 
 
-def duration(seconds: float) -> str:
-    """``45 s``, ``2 min 10 s``, ``3 h 5 min``: two units at most, for people."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def make_progress(quiet: bool) -> Progress:
-    """Nothing when `quiet`, a bar when stderr is a terminal, else lines."""
+    """Nothing when `quiet`, bar and table when stderr is a terminal that can move its cursor, else lines."""
     if quiet:
         return Progress()
-    return Bar() if sys.stderr.isatty() else Lines()
+    moves = sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    return Bar() if moves else Lines()

@@ -21,7 +21,7 @@ class ScopedRecorder(Recorder):
 
     def __init__(self, directory: Path, scope: str, record: Record, show: Progress):
         self.path, self.name = directory, scope
-        self._record, self._show = record, show
+        self._record, self.display = record, show
         self._board: NullBoard | None = None
         self._told = False
 
@@ -45,6 +45,11 @@ class ScopedRecorder(Recorder):
         self._record.append(self.name, step, values)
         board.scalars(step, values)
 
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Record named values of `step`, without curves."""
+        self._begin(step)
+        self._record.append(self.name, step, values)
+
     def images(self, step: int, name: str, images: Tensor) -> None:
         """Show images (n, c, h, w) in [0, 1]."""
         self._begin(step).images(step, name, images)
@@ -63,7 +68,7 @@ class ScopedRecorder(Recorder):
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Show how far the job `text` is, with the time left."""
-        self._show(done, total, f"{self.name}: {text}" if self.name else text)
+        self.display(done, total, f"{self.name}: {text}" if self.name else text)
 
     def close(self) -> None:
         """Write what the board still holds."""

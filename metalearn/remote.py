@@ -23,6 +23,10 @@ class RemoteRecorder(Recorder):
         """Take named numbers at a step."""
         self._send("scalars", step, dict(values))
 
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Take named numbers at a step that are too many for a curve each."""
+        self._send("numbers", step, dict(values))
+
     def images(self, step: int, name: str, images: Tensor) -> None:
         """Take a grid or batch of images (n, c, h, w) in [0, 1]."""
         self._send("images", step, name, images)

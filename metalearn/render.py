@@ -32,9 +32,18 @@ def render(report: Report, format: str) -> str:
 
 def _markdown(report: Report) -> str:
     parts = []
-    for caption, table in _tables(report):
+    for caption, table in _row_tables(report.rows):
+        parts += [caption, markdown_table(table)]
+    parts += _settings(report.rows)
+    for caption, table in _other_tables(report):
         parts += [caption, markdown_table(table)]
     return "\n\n".join([*parts, NOTE]) + "\n"
+
+
+def _settings(rows: Sequence[Row]) -> list[str]:
+    """What extractors make of an image, a line each, where one has more to say than its name."""
+    lines = dict.fromkeys(f"- {row.extractor}: {row.extractor_settings}" for row in rows if row.extractor_settings)
+    return ["What extractors make of an image:", "\n".join(lines)] if lines else []
 
 
 def markdown_table(table: Table) -> str:
@@ -99,11 +108,21 @@ def _json(report: Report) -> str:
 
 
 def _tables(report: Report) -> list[tuple[str, Table]]:
-    """(caption, table with its head) of each group of rows and of the comparisons."""
+    """(caption, table with its head) of all that a report holds."""
+    return [*_row_tables(report.rows), *_other_tables(report)]
+
+
+def _row_tables(rows: Sequence[Row]) -> list[tuple[str, Table]]:
+    """The same of each group of rows."""
     groups: dict[str, list[Row]] = {}
-    for row in report.rows:
+    for row in rows:
         groups.setdefault(_caption(row), []).append(row)
-    tables = [(caption, _accuracy_table(rows)) for caption, rows in groups.items()]
+    return [(caption, _accuracy_table(group)) for caption, group in groups.items()]
+
+
+def _other_tables(report: Report) -> list[tuple[str, Table]]:
+    """The same of the comparisons and of one-shot runs."""
+    tables = []
     if report.comparisons:
         lines = [_comparison_line(comparison) for comparison in report.comparisons]
         tables.append((f"Compared with {report.comparisons[0].baseline}", [COMPARISON_HEAD, *lines]))

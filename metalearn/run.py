@@ -68,7 +68,7 @@ class Run(ScopedRecorder):
     def scope(self, name: str) -> ScopedRecorder:
         """Recorder of one part of the run (one encoder, one learner), its steps its own. The same for the same name."""
         if name not in self._scopes:
-            self._scopes[name] = ScopedRecorder(self.path, name, self._record, self._show)
+            self._scopes[name] = ScopedRecorder(self.path, name, self._record, self.display)
         return self._scopes[name]
 
     def report(self, what: str, done: int, total: int) -> None:
@@ -99,9 +99,9 @@ class Run(ScopedRecorder):
         return self.path / name
 
     def show_figure(self, name: str, figure: Figure) -> None:
-        """Write the figure as ``name.png`` and show it on the board."""
+        """Write the figure as ``name.png``; show it on the board, grouped by what stands before the first hyphen."""
         self.write_figure(f"{name}.png", figure)
-        self.figure(0, name, figure)
+        self.figure(0, name.replace("-", "/", 1), figure)
 
     def write_cell(self, cell: Cell) -> Path:
         """Write ``episodes-<slug>.npz``: the correct counts from which any later comparison is made."""
@@ -150,7 +150,7 @@ class Run(ScopedRecorder):
         for recorder in [self, *self._scopes.values()]:
             ScopedRecorder.close(recorder)
         self._record.close()
-        self._show.close()
+        self.display.close()
         self._lock.close()
 
 

@@ -66,6 +66,16 @@ class CountStep:
 Step = EncoderStep | CountStep
 
 
+def alike(config: BenchConfig, step: Step) -> tuple[tuple[str, ...], ...]:
+    """What a step has in common with those that take about as long, the closest first."""
+    if isinstance(step, EncoderStep):
+        return (("extractor", step.extractor), ("extractor kind", config.extractors[step.extractor].kind))
+    setting, kind = str(step.setting), config.learners[step.learner].kind
+    return (
+        ("count", step.extractor, step.learner, setting), ("count", step.learner, setting), ("learner kind", kind)
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Ready:
     """An extractor of one seed, its features of the tested part and of the training part, and seconds it cost.

@@ -13,7 +13,7 @@ from metalearn.pool import Tell
 
 @dataclass(frozen=True)
 class Toy:
-    """``act``: add, fail, bug, kill (its process, always), kill once, sleep."""
+    """``act``: add, fail, bug, kill (its process, always), kill once, sleep, print."""
 
     name: str
     act: str = "add"
@@ -33,6 +33,9 @@ def done(step: Toy, folder: Path, tell: Tell) -> tuple[str, int, int]:
     if step.act == "kill" or (step.act == "kill once" and not marker.exists()):
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if step.act == "print":
+        print(f"{step.name} prints")
+        os.write(2, f"{step.name} writes below Python\n".encode())
     if step.act.startswith("sleep"):
         (folder / f"{step.name}.pid").write_text(str(os.getpid()))
         time.sleep(float(step.act.split()[1]))

@@ -163,13 +163,36 @@ def test_tensorboard_shows_training_hparams_and_projector(run: Path) -> None:
     events = EventAccumulator(str(run / "tensorboard" / "guided" / "seed0")).Reload()
     scalars = set(events.Tags()["scalars"])
     assert {"train/loss", "train/reconstruction", "train/kl", "train/light", "train/orthogonality"} <= scalars
-    assert {"kl_per_latent/rotation", "kl_per_latent/scale", "kl_per_latent/content_00"} <= scalars
+    assert {"kl_per_latent/rotation", "kl_per_latent/scale"} <= scalars and "kl_per_latent/content_00" not in scalars
+    assert any("kl_per_latent/content_00" in row for row in read_metrics(run / "metrics.jsonl"))
     assert "val/accuracy_5w1s" in scalars
     images = set(events.Tags()["images"])
-    assert any(name.startswith("reconstruction_light") for name in images)
+    assert any(name.startswith("reconstruction/image_mean_light") for name in images)
     assert any(name.startswith("traversal/rotation") for name in images)
+    assert any(name.startswith("reconstruction/image_mean") for name in pictures(run, "guided/seed0/test"))
     assert list((run / "tensorboard").rglob("projector_config.pbtxt"))
     assert list((run / "tensorboard").rglob("sprite.png"))
+
+
+def pictures(run: Path, scope: str) -> set[str]:
+    return set(EventAccumulator(str(run / "tensorboard" / scope)).Reload().Tags()["images"])
+
+
+def test_runs_of_one_extractor_stand_together_on_the_board(run: Path) -> None:
+    shown = {path.parent.relative_to(run / "tensorboard").as_posix() for path in (run / "tensorboard").rglob("events*")}
+    trained = {f"{name}/seed{seed}" for name in ("vae", "guided", "supervised") for seed in (0, 1)}
+    every = ("pixels", "random", "vae", "guided", "supervised")
+    results = {f"{name}/{learner}/result" for name in every for learner in ("prototypical", "nearest")}
+    tested = {f"{name}/seed0/test" for name in ("vae", "guided", "supervised")}
+    metrics = {f"test/accuracy_{setting}" for setting in ("5w1s", "5w5s")}
+    for result in results:
+        assert metrics == set(EventAccumulator(str(run / "tensorboard" / result)).Reload().Tags()["scalars"])
+    assert shown == {".", *trained, *results, *tested}
+    tags = {tag.split("/")[0] for scope in shown for tag in pictures(run, scope)}
+    assert tags == {"augmentation", "light", "reconstruction", "traversal", "error", "difference", "shots"} & tags
+    report = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+    text = report.Tensors("report/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert text == (run / "report.md").read_text()
 
 
 def test_again_elsewhere_takes_encoders_and_features_from_the_cache(config: Path, cache: Path, run: Path) -> None:
@@ -177,6 +200,8 @@ def test_again_elsewhere_takes_encoders_and_features_from_the_cache(config: Path
     done = command("bench", config, "--data-root", cache, "--out", again, "--quiet", cache=cache)
     assert done.returncode == 0, done.stderr
     assert not [row for row in read_metrics(again / "metrics.jsonl") if "train/loss" in row]
+    assert pictures(again, "vae/seed0/test") == {"reconstruction/image_mean", "traversal/most_informative"}
+    assert "traversal/rotation" in pictures(again, "guided/seed0/test")
     first, second = counts(run), counts(again)
     assert first.keys() == second.keys() and all((first[name] == second[name]).all() for name in first)
 

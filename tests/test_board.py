@@ -55,6 +55,30 @@ def test_hparams_carry_settings_and_metrics(tmp_path):
     assert b"[0, 1]" in plugin.content
 
 
+def test_hparams_have_a_column_for_each_setting_of_any_line(tmp_path):
+    """By TensorBoard's own reading of all lines: it takes columns from one summary where it finds one."""
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams.backend_context import Context
+
+    board, here = Board(tmp_path), RequestContext()
+    board.hparams("vae/ridge/result", {"extractor": "vae", "learner.l2": 0.5}, {"accuracy/5w1s": 0.6})
+    board.hparams("guided/maml/result", {"extractor": "guided", "objective.weight": 3.0}, {"accuracy/5w5s": 0.7})
+    board.close()
+    trained = Board(tmp_path / "guided/maml/5w1s/seed0")
+    trained.scalars(1, {"train/loss": 1.0})
+    trained.close()
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    found = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(tmp_path))))
+    lines = found.hparams_metadata(here, "")
+    columns = found.experiment_from_metadata(here, "", True, lines, found.hparams_from_data_provider(here, "", None))
+    assert {one.name for one in columns.hparam_infos} == {"extractor", "learner.l2", "objective.weight"}
+    assert {one.name.tag for one in columns.metric_infos} == {"accuracy/5w1s", "accuracy/5w5s"}  # not train/loss
+    assert set(lines) == {"vae/ridge/result", "guided/maml/result"}
+
+
 def test_projector_has_features_labels_and_thumbnails(tmp_path):
     board = Board(tmp_path)
     features = torch.arange(12, dtype=torch.float32).reshape(6, 2)

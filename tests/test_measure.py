@@ -21,6 +21,7 @@ from metalearn.cli import main
 from metalearn.config import parse
 from metalearn.data import build_dataset
 from metalearn.measure import default_out
+from metalearn.record import read_metrics
 from metalearn.schema import Kind
 from tasks.splits import Dataset
 
@@ -118,8 +119,11 @@ def test_pictures_are_files_and_on_the_board(measured):
             assert picture.format == "PNG" and np.ptp(np.asarray(picture.convert("L"))) > 100
     events = EventAccumulator(str(measured / "tensorboard"))
     events.Reload()
-    assert {*pictures, "traversal/rotation", "traversal/translation_01"} <= set(events.Tags()["images"])
-    assert {"metric/factor_vae", "kl_per_latent/content_01"} <= set(events.Tags()["scalars"])
+    shown = {name.replace("-", "/") for name in pictures}
+    assert {*shown, "traversal/rotation", "traversal/translation_01"} <= set(events.Tags()["images"])
+    assert {name.split("/")[0] for name in events.Tags()["scalars"]} == {"metric"}
+    recorded = {name for row in read_metrics(measured / "metrics.jsonl") for name in row}
+    assert {"metric/factor_vae", "kl_per_latent/content_01"} <= recorded
 
 
 def test_importance_has_a_row_a_latent_and_a_column_a_factor(measured, dataset):

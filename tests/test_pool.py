@@ -1,5 +1,6 @@
 """Graphs of steps, in turn and in several processes: order, failures, processes that are ended, limits."""
 
+import io
 import os
 import subprocess
 import sys
@@ -69,6 +70,15 @@ def test_several_processes_do_what_one_does_and_tell_it(tmp_path):
     order = list(found)
     assert order.index("base") < order.index("middle") < order.index("last")
     assert max(map(len, shown)) == 2
+
+
+def test_what_processes_print_comes_through_this_one(tmp_path, monkeypatch):
+    heard = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", heard)
+    run([Toy("one", "print"), Toy("two", "print")], tmp_path, Limits(2))
+    lines = heard.getvalue().splitlines()
+    assert {f"{name} writes below Python" for name in ("one", "two")} <= set(lines)
+    assert {f"{name} prints" for name in ("one", "two")} <= set(lines)
 
 
 def test_a_process_that_is_ended_is_replaced_and_its_step_tried_again(tmp_path):

@@ -279,6 +279,15 @@ class TestFormats:
         tables = [line for line in text.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in tables[:4]}) == 1
 
+    def test_markdown_says_under_the_rows_what_an_extractor_adapted_and_nothing_where_it_did_not(self):
+        said = "resnet18; images repeated to 3 channels, resized to 64x64; layer 2; 128 wide"
+        cells = [cell(), *(cell("net", learner=name, extractor_settings=said) for name in ("prototypical", "ridge"))]
+        text = render(build_report(cells, "pixels"), "md")
+        rows, told, compared = (text.index(words) for words in ("| net | ridge", f"- net: {said}\n", "Compared with"))
+        assert rows < told < compared and text.count(said) == 1 and "- pixels" not in text
+        assert "What extractors make of an image:\n\n- net" in text
+        assert "What extractors make" not in render(self.report, "md")
+
     def test_csv_is_one_table(self):
         lines = list(csv.DictReader(io.StringIO(render(self.report, "csv"))))
         assert [line["extractor"] for line in lines] == ["pixels", "guided_vae", "pixels", "guided_vae"]

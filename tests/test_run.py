@@ -11,10 +11,11 @@ import torch
 
 from metalearn.config import check, dump, parse
 from metalearn.errors import UserError
-from metalearn.progress import Lines, Progress, duration, make_progress
+from metalearn.progress import Lines, Progress, make_progress
 from metalearn.record import Record, read_metrics
 from metalearn.run import Run, is_run, open_run, read_start
 from metalearn.schema import ExtractConfig
+from metalearn.standing import duration
 
 TEXT = "# as given\ndataset: glyphs\nextractor: pixels\n"
 CONFIG = check(parse(TEXT, "x"), ExtractConfig, "x")
