@@ -14,6 +14,7 @@ from gvae.geometry import Geometry
 from gvae.instances import Instances
 from gvae.nets import ImageShape
 from gvae.objective import VAEObjective
+from gvae.outside import gives, refusal
 from gvae.part import Part
 from gvae.regularizers import DIPI, DIPII, REGULARIZERS, Beta, Capacity, Factor, Regularizer
 from gvae.set_objective import guided_neural_statistician, neural_statistician
@@ -55,20 +56,25 @@ def guided(
     """
     return VAEObjective(
         image_shape, classes, dataset_size, seed, trunk, latents,
-        regularizer=build_named("regularizer", regularizer, REGULARIZERS),
-        parts=[build_named(f"parts.{number}", part, PARTS) for number, part in enumerate(parts)],
+        regularizer=build_named("regularizer", regularizer, REGULARIZERS, Regularizer),
+        parts=[build_named(f"parts.{number}", part, PARTS, Part) for number, part in enumerate(parts)],
         warp=build_warp(warp), elbo=elbo, likelihood=likelihood,
     )  # fmt: skip
 
 
-def build_named(where: str, named: Named, table: Mapping[str, Callable[..., Any]]) -> Any:
-    """Build an entry of ``table`` or a ``package.module:Class``; ModelError, led by ``where``, for an unknown one."""
+def build_named(where: str, named: Named, table: Mapping[str, Callable[..., Any]], wanted: type) -> Any:
+    """Build an entry of ``table`` or a ``package.module:Class`` that makes what is ``wanted``.
+
+    ModelError, led by ``where``, for an unknown one, for unknown options and for code that does not say that it does.
+    """
     options = {"kind": named} if isinstance(named, str) else dict(named)
     kind = str(options.pop("kind", None))
     module, colon, name = kind.partition(":")
     if not colon and kind not in table:
         raise ModelError(f"{where}: unknown kind {kind!r}; allowed: {', '.join(table)}, or package.module:Class")
     build = getattr(importlib.import_module(module), name) if colon else table[kind]
+    if colon and not gives(build, wanted):
+        raise ModelError(f"{where}: {refusal(kind, '.'.join([wanted.__module__, wanted.__name__]))}")
     _require_options(f"{where}: {kind}", options, build)
     return build(**options)
 

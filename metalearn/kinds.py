@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
+from gvae.outside import gives, refusal
 from metalearn.errors import UserError, unknown
 from metalearn.problems import explain
 from metalearn.schema import Kind
@@ -49,6 +50,18 @@ TABLES = {
     "metric": Table("gvae.metrics:METRICS", frozenset({"codes", "generator"})),
 }
 
+MAKES = {
+    "dataset": "tasks.splits:Dataset",
+    "objective": "gvae.objective:VAEObjective",
+    "extractor": "torch.nn:Module",
+    "network": "torch.nn:Module",
+    "regularizer": "gvae.regularizers:Regularizer",
+    "part": "gvae.part:Part",
+    "learner": "metalearn.learners.base:Learner",
+    "metric": "gvae.metrics:Result",
+}
+"""What code from outside the tables has to say that it makes."""
+
 NESTED = {"objective": "objective", "regularizer": "regularizer", "parts": "part"}
 """Options that are kinds themselves, or lists of them, and which."""
 
@@ -67,6 +80,14 @@ def load_attribute(path: str) -> Any:
         raise UserError(f"{path!r}: {unknown('name', name, own)}") from None
 
 
+def load_outside(what: str, path: str) -> Callable[..., Any]:
+    """The same for code that a config names to make a `what`. `UserError` too where it does not say that it does."""
+    found = load_attribute(path)
+    if what in MAKES and not gives(found, load_attribute(MAKES[what])):
+        raise UserError(f"{what} {refusal(path, MAKES[what].replace(':', '.'))}")
+    return found
+
+
 def table_of(what: str) -> Mapping[str, Any]:
     """Table of the kinds of `what`: one of `TABLES`."""
     module, _, name = TABLES[what].path.partition(":")
@@ -76,7 +97,7 @@ def table_of(what: str) -> Mapping[str, Any]:
 def find(what: str, name: str, table: Mapping[str, Any]) -> Callable[..., Any]:
     """Constructor that `name` stands for: an entry of `table` or ``package.module:Class``. Raises `UserError`."""
     if ":" in name:
-        return load_attribute(name)
+        return load_outside(what, name)
     if name not in table:
         raise UserError(unknown(what, name, table) + "; or package.module:Class")
     entry = table[name]

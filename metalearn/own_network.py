@@ -8,7 +8,7 @@ from torch import nn
 from gvae.nets import ImageShape
 from metalearn.construct import construct
 from metalearn.errors import UserError
-from metalearn.kinds import TABLES, check_options, load_attribute
+from metalearn.kinds import TABLES, check_options, load_attribute, load_outside
 from metalearn.networks import FROM_THE_SEED, Network, Pool, take_weights
 from metalearn.schema import ModelConfig
 from metalearn.weights import WeightsFile, fill
@@ -38,7 +38,7 @@ class OwnNetwork(Network):
         pool: Pool = "mean",
         training_classes: list[str] | None = None,
     ):
-        build, name = load_attribute(network), f"network {network}"
+        build, name = load_outside("network", network), f"network {network}"
         checked = check_options(build, options or {}, TABLES["extractor"].skip, f"{name}: options")
         given = (channels or image_shape[0], size or image_shape[1], size or image_shape[2])
         built = construct(build, checked, image_shape=given, seed=seed, model=model)

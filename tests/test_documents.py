@@ -290,7 +290,8 @@ class TestGettingStarted:
     def test_the_quickstart_says_what_was_found(self, pages: Pages) -> None:
         index = next(i for i, one in enumerate(commands_of(self.PAGE)) if one.called[:2] == ["metalearn", "quickstart"])
         said = pages.outcome(self.PAGE, index).out
-        assert re.search(r"guided, ridge, 5-way 1-shot: (fewer errors than|more errors than|undecided against) vae", said), said
+        verdict = "(fewer errors than|more errors than|undecided against)"
+        assert re.search(rf"guided, ridge, 5-way 1-shot: {verdict} vae", said), said
 
     def test_features_for_other_programs(self, pages: Pages) -> None:
         with np.load(pages.ran(self.PAGE) / "runs/features/features-test.npz") as found:

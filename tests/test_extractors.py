@@ -183,11 +183,16 @@ class Bare(torch.nn.Linear):
     feature_dim = 3
 
 
+def function() -> torch.nn.Module:
+    """Does not return what it says."""
+    return "text"  # type: ignore[return-value]
+
+
 @pytest.fixture
 def plugin(monkeypatch):
     module = types.ModuleType("outside_extractors")
     module.Mean, module.Bare = Mean, Bare
-    module.function = lambda: "text"
+    module.function = function
     monkeypatch.setitem(sys.modules, "outside_extractors", module)
 
 

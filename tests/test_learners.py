@@ -180,7 +180,7 @@ def test_make_learner_names_what_is_wrong():
         make_learner("ridge", penalti=1.0)
     with pytest.raises(UserError, match="cannot import 'nowhere': No module named"):
         make_learner("nowhere:Thing")
-    with pytest.raises(UserError, match="not a subclass of metalearn.learners.Learner"):
+    with pytest.raises(UserError, match="'torch.nn:Linear' is not called, for it does not say that it makes"):
         make_learner("torch.nn:Linear")
     with pytest.raises(UserError, match="'prototypical': metric: unknown value 'euclid'; did you mean 'euclidean'"):
         make_learner("prototypical", metric="euclid")

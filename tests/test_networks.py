@@ -203,7 +203,7 @@ class TestOwnClass:
 
     def test_wrong_options_and_labels_are_named(self, dataset, monkeypatch):
         assert "did you mean 'width'" in refused(dataset, kind="network", network=OWN, options={"widht": 3})
-        assert "allowed: a torch.nn.Module" in refused(dataset, kind="network", network="pathlib:PurePath")
+        assert "makes a torch.nn.Module" in refused(dataset, kind="network", network="pathlib:PurePath")
         monkeypatch.setattr(Told, "labels_used", "klass")
         assert "did you mean 'class'" in refused(dataset, kind="test_networks:Told")
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gvae.errors import ModelError
 from gvae.recorder import Recorder
 from metalearn import cache
+from metalearn.__main__ import main
 from metalearn.cache import outside_code
 from metalearn.data import build_dataset, check, prepare
 from metalearn.encoders import build_objective, encoder_key
 from metalearn.errors import UserError
-from metalearn.kinds import resolve
+from metalearn.kinds import MAKES, check_kind, resolve
 from metalearn.measure import score
 from metalearn.schema import BenchConfig, Kind, MeasureConfig, ModelConfig, TrainingConfig
 from tasks.datasets import glyphs
@@ -21,22 +23,23 @@ from tasks.progress import silent
 
 DATA = """
 from tasks.datasets import glyphs
+from tasks.splits import Dataset
 
 told = []
 
 
-def plain(*, classes: int = 10):
+def plain(*, classes: int = 10) -> Dataset:
     "Without root and report."
     return glyphs(classes=classes)
 
 
-def given(root, report, *, classes: int = 10):
+def given(root, report, *, classes: int = 10) -> Dataset:
     "With both."
     told.append((root, report))
     return glyphs(classes=classes)
 
 
-def words():
+def words() -> Dataset:
     return "no dataset"
 """
 OBJECTIVE = """
@@ -54,15 +57,15 @@ class Zero(Part):
         return self.weight * seen.z.sum() * 0, {}
 
 
-def whole(image_shape, classes, dataset_size, seed, trunk, latents, *, beta: float = 1.0):
+def whole(image_shape, classes, dataset_size, seed, trunk, latents, *, beta: float = 1.0) -> VAEObjective:
     return VAEObjective(image_shape, classes, dataset_size, seed, trunk, latents, regularizer=KL(beta=beta))
 
 
-def short(*, beta: float = 1.0):
+def short(*, beta: float = 1.0) -> VAEObjective:
     return None
 
 
-def nothing(image_shape, classes, dataset_size, seed, trunk, latents):
+def nothing(image_shape, classes, dataset_size, seed, trunk, latents) -> VAEObjective:
     return None
 """
 MODEL = ModelConfig(latents=4)
@@ -161,10 +164,58 @@ def test_a_metric_of_ones_own_is_scored(module):
 from gvae.metrics import Result
 
 
-def largest(codes, generator, *, scale: float = 1.0):
+def largest(codes, generator, *, scale: float = 1.0) -> Result:
     return Result({"largest": scale * float(codes.values.max())}, "all images")
 """)
     settings = {"checkpoint": "x", "dataset": "glyphs", "metrics": [{"kind": f"{name}:largest", "scale": 2.0}]}
     codes, factors = np.array([[1.0], [3.0]]), {"shift": np.array([0.0, 1.0])}
     scores, matrices = score(codes, factors, MeasureConfig.model_validate(settings), Recorder())
     assert [(one.name, one.mean) for one in scores] == [("largest", 6.0)] and matrices == {}
+
+
+@pytest.mark.parametrize("kind", ["os:system", "outside:harm", "outside:Harm", "outside:Wrong", "outside:nothing"])
+@pytest.mark.parametrize("what", sorted({*MAKES} - {"network"}))
+def test_code_that_does_not_say_what_it_makes_is_not_called(what, kind, module, tmp_path, monkeypatch):
+    """A config may come from elsewhere: `os:system` with an option `command` is a command."""
+    monkeypatch.chdir(tmp_path)
+    module("""
+from pathlib import Path
+
+
+def harm(command):
+    Path("proof").mkdir()
+
+
+class Harm:
+    def __init__(self, command):
+        Path("proof").mkdir()
+
+
+def Wrong(command) -> str:
+    Path("proof").mkdir()
+
+
+def nothing(command) -> "NoSuchName":
+    Path("proof").mkdir()
+""", "outside")
+    with pytest.raises(UserError, match=f"{what} '{kind}' is not called, .* makes a .*; allowed"):
+        check_kind(what, Kind(kind=kind, command="mkdir proof"), {})
+    assert not (tmp_path / "proof").exists()
+
+
+def test_nor_is_it_within_other_kinds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    harm = {"kind": "os:system", "command": "mkdir proof"}
+    with pytest.raises(ModelError, match="parts.0: 'os:system' is not called.*gvae.part.Part"):
+        build_objective(glyphs(classes=10), Kind(kind="guided", parts=[harm]), MODEL, 0)
+    with pytest.raises(ModelError, match="regularizer: 'os:system' is not called.*Regularizer"):
+        build_objective(glyphs(classes=10), Kind(kind="guided", regularizer=harm, parts=[]), MODEL, 0)
+    (tmp_path / "harm.yaml").write_text(
+        "dataset: {kind: glyphs, classes: 60}\n"
+        "extractors: {x: {kind: network, network: 'os:system', options: {command: mkdir proof}}}\n"
+        "learners: {near: prototypical}\nepisodes: {settings: [5w1s], count: 2}\nbaseline: x\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["metalearn", "bench", "harm.yaml", "--out", "run", "--data-root", "."])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and not (tmp_path / "proof").exists()
