@@ -1,6 +1,6 @@
 """What TensorBoard shows of a finished benchmark: HParams, features in the projector, what encoders see and decode."""
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 from gvae.traverse import preview_trained
 from metalearn.cells import Cell, slug
 from metalearn.encoders import build_objective
-from metalearn.extractors import FeatureExtractor, PosteriorMean, Trunk
+from metalearn.extractors import PosteriorMean, Trunk
 from metalearn.run import Run
-from metalearn.schema import Kind, ModelConfig
+from metalearn.schema import Kind
 from metalearn.steps import EncoderStep, Ready, Steps
 
 POINTS = 1000  # of the projector
@@ -35,19 +35,20 @@ def show_extractor(here: Steps, run: Run, name: str, seed: int) -> None:
     one = here.ready(name, seed)
     show_projector(here, run, name, one)
     extractor = one.extractor
-    if decodes(extractor, here, seed):
+    if isinstance(extractor, PosteriorMean | Trunk) and decodes(here, name, seed):
         images = images_of(here, spread(here, PREVIEWED)).to(here.device)
         vae, recorder = extractor.vae.to(here.device), run.scope(f"{EncoderStep(name, seed).name}/test")
         with torch.no_grad():
             preview_trained(vae, images, recorder)
 
 
-def decodes(extractor: FeatureExtractor, here: Steps, seed: int) -> TypeGuard[PosteriorMean | Trunk]:
-    """Whether there is a decoder behind an extractor that was trained with it."""
-    if not isinstance(extractor, PosteriorMean | Trunk) or extractor.objective is None:
+def decodes(here: Steps, name: str, seed: int) -> bool:
+    """Whether an extractor is pretrained by this benchmark, and its decoder with it."""
+    kind = here.config.extractors[name]
+    if kind.kind != "pretrain":
         return False
-    model = ModelConfig(trunk=extractor.vae.trunk_name, latents=extractor.vae.latents)
-    return build_objective(here.dataset, extractor.objective, model, seed).decodes
+    objective = Kind.model_validate(kind.options["objective"])
+    return build_objective(here.dataset, objective, here.config.pretraining.model, seed).decodes
 
 
 def show_projector(here: Steps, run: Run, name: str, one: Ready) -> None:
