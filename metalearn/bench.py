@@ -11,6 +11,7 @@ import torch
 
 from metalearn.augmentation import build_augment
 from metalearn.cells import Cell, slug
+from metalearn.connect import connected, refuse_address
 from metalearn.data import build_dataset
 from metalearn.errors import UserError
 from metalearn.evaluate import located
@@ -31,16 +32,22 @@ from tasks.splits import Dataset
 
 
 def bench(
-    config: BenchConfig, run: Run, *, data_root: Path, device: str, jobs: int = 1, memory: float | None = None
-) -> Report:
+    config: BenchConfig, run: Run, *, data_root: Path, device: str, jobs: int = 1, memory: float | None = None,
+    ray: str | None = None,
+) -> Report:  # fmt: skip
     """Carry out a benchmark into ``run``: every step once, then the report, HParams and the projector.
 
     Steps and cells that an earlier start left are read, not made again. ``jobs``, ``memory``: how many processes work
-    at once, and the GB that they may take; see `metalearn.pool.Limits`. A step that fails takes with it the cells that
-    need it; the others are measured and reported, and the run can be gone on with. Raises UserError then, and before
-    any work what would fail later; DataError or ModelError.
+    at once, and the GB that they may take; see `metalearn.pool.Limits`. ``ray``: address of a Ray cluster whose nodes
+    do the steps, as many at once as there is room for, each with the threads that ``jobs`` gives it here. A step that
+    fails takes with it the cells that need it; the others are measured and reported, and the run can be gone on with.
+    Raises UserError then, and before any work what would fail later; DataError or ModelError.
     """
     limits = Limits(jobs, memory)
+    if ray is not None:
+        refuse_address(ray)
+        if memory is not None:
+            raise UserError("--memory is for processes on this machine, and --ray has none here; omit one of them")
     dataset = build_dataset(config.dataset, data_root, run.report)
     tested = Tested(dataset, config.episodes, device, run.progress)
     check_settings(config, dataset, tested)
@@ -53,7 +60,7 @@ def bench(
     for entry in entries:  # all steps of which an earlier start did, and no more
         write_cell(run, tested, entry, outcomes)
     with limits.threaded():
-        for step, outcome in carried_out(graph, here, make, limits, run):
+        for step, outcome in carried_out(graph, here, make, limits, run, ray, data_root):
             if isinstance(outcome, Outcome):
                 run.write_outcome(slug(*step.name.split("/")), outcome)
             for entry in entries:
@@ -65,7 +72,7 @@ def bench(
 
 
 def carried_out(
-    graph: Graph[Step], here: Steps, make: Callable[[Tell], Any], limits: Limits, run: Run
+    graph: Graph[Step], here: Steps, make: Callable[[Tell], Any], limits: Limits, run: Run, ray: str | None, root: Path
 ) -> Iterator[tuple[Step, Outcome | Failure]]:
     """Do all steps; show how far they are."""
     total = len(graph.waiting) + len(graph.outcomes)
@@ -83,7 +90,12 @@ def carried_out(
         else:
             hear(run.scope, scope, told)
 
-    if limits.jobs == 1:
+    if ray is not None and graph.waiting:
+        with connected(ray):
+            from metalearn.cluster import Cluster, job_of
+
+            yield from Cluster(graph, job_of(here, root), here, tell, show).carried_out()
+    elif limits.jobs == 1:
         yield from in_turn(graph, here, show)
     else:
         yield from Pool(graph, make, limits, tell, show).carried_out()
