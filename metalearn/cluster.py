@@ -1,6 +1,7 @@
 """The steps of a benchmark on the nodes of a Ray cluster."""
 
 import contextlib
+import pickle
 import socket
 import time
 from collections import Counter
@@ -98,8 +99,8 @@ class Cluster(Crew[Step]):
     def heard_of(self, step: Step, hand: Hand, done: bool) -> Iterator[tuple[Step, News]]:
         """What a process says of its step, in the order in which it was said."""
         try:
-            told, hand.told = ray.get(hand.told), None
-            report: Report | None = ray.get(hand.answer) if done else None
+            told, hand.told = pickle.loads(ray.get(hand.told)), None
+            report: Report | None = pickle.loads(ray.get(hand.answer)) if done else None
         except ray.exceptions.RayError as error:
             del self.busy[step]
             ray.kill(hand.actor)

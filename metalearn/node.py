@@ -1,6 +1,7 @@
 """What does steps of a benchmark on a node of a Ray cluster."""
 
 import os
+import pickle
 import platform
 import threading
 from collections.abc import Sequence
@@ -101,8 +102,11 @@ class Node:
             )  # fmt: skip
         return self._steps
 
-    def do(self, step: Step, key: str, kept: Sequence[Any]) -> Report:
-        """Do a step. ``key``: of the encoder that it makes or needs. ``kept``: a reference to that, if it is made."""
+    def do(self, step: Step, key: str, kept: Sequence[Any]) -> bytes:
+        """Do a step; return the pickled Report of it, so that its arrays are none of Ray's store.
+
+        ``key``: of the encoder that it makes or needs. ``kept``: a reference to that encoder, if it is made.
+        """
         torch.set_num_threads(self.job.threads)  # of this thread
         parcels: list[Parcel | None] = []
 
@@ -121,7 +125,7 @@ class Node:
             return outcome
 
         done = Done(attempt(work, step))
-        return Report(self.told(), done, parcels[0] if parcels else None)
+        return pickle.dumps(Report(self._taken(), done, parcels[0] if parcels else None))
 
     def tell(self, scope: str, told: tuple[Any, ...]) -> None:
         """Keep what a step tells until it is asked for; of progress the last."""
@@ -130,8 +134,11 @@ class Node:
                 self._told.pop()
             self._told.append(Told(scope, told))
 
-    def told(self) -> list[Told]:
-        """What was told since the last time."""
+    def told(self) -> bytes:
+        """What was told since the last time, pickled: a list of Told."""
+        return pickle.dumps(self._taken())
+
+    def _taken(self) -> list[Told]:
         with self._lock:
             told, self._told = self._told, []
         return told
