@@ -23,6 +23,13 @@ Jobs = Annotated[
     int | None, typer.Option(help="Benchmark: steps at once, each in a process with its part of the cores; default 1.")
 ]
 Memory = Annotated[float | None, typer.Option(help="Benchmark: GB that these processes may take together.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS",
+        help="Benchmark: steps on a Ray cluster, HOST:PORT or auto, each with the cores that --jobs gives it here.",
+    ),
+]  # fmt: skip
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no report.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Dataset = Annotated[str, typer.Argument(help="Name of a dataset; see: metalearn list datasets", show_default=False)]

@@ -10,6 +10,7 @@ import numpy as np
 
 from metalearn.augmentation import build_augment
 from metalearn.cells import Cell, slug
+from metalearn.connect import connected, refuse_address
 from metalearn.data import build_dataset
 from metalearn.errors import UserError
 from metalearn.evaluate import located
@@ -33,16 +34,22 @@ from tasks.splits import Dataset
 
 
 def bench(
-    config: BenchConfig, run: Run, *, data_root: Path, device: str, jobs: int = 1, memory: float | None = None
-) -> Report:
+    config: BenchConfig, run: Run, *, data_root: Path, device: str, jobs: int = 1, memory: float | None = None,
+    ray: str | None = None,
+) -> Report:  # fmt: skip
     """Carry out a benchmark into ``run``: every step once, then the report, HParams and the projector.
 
     Steps and cells that an earlier start left are read, not made again. ``jobs``, ``memory``: how many processes work
-    at once, and the GB that they may take; see `metalearn.pool.Limits`. A step that fails takes with it the cells that
-    need it; the others are measured and reported, and the run can be gone on with. Raises UserError then, and before
-    any work what would fail later; DataError or ModelError.
+    at once, and the GB that they may take; see `metalearn.pool.Limits`. ``ray``: address of a Ray cluster whose nodes
+    do the steps, as many at once as there is room for, each with the threads that ``jobs`` gives it here. A step that
+    fails takes with it the cells that need it; the others are measured and reported, and the run can be gone on with.
+    Raises UserError then, and before any work what would fail later; DataError or ModelError.
     """
     limits = Limits(jobs, memory)
+    if ray is not None:
+        refuse_address(ray)
+        if memory is not None:
+            raise UserError("--memory is for processes on this machine, and --ray has none here; omit one of them")
     dataset = build_dataset(config.dataset, data_root, run.report)
     tested = Tested(dataset, config.episodes, device, run.progress)
     check_settings(config, dataset, tested)
@@ -59,7 +66,7 @@ def bench(
         write_cell(run, tested, entry, outcomes, watch)
     with limits.threaded():
         with run.display.following(watch):
-            for step, outcome in carried_out(graph, here, make, limits, run, watch):
+            for step, outcome in carried_out(graph, here, make, limits, run, watch, ray, data_root):
                 watch.ended(step, outcome)
                 if isinstance(outcome, Outcome):
                     run.write_outcome(slug(*step.name.split("/")), outcome)
@@ -72,8 +79,9 @@ def bench(
 
 
 def carried_out(
-    graph: Graph[Step], here: Steps, make: Callable[[Tell], Any], limits: Limits, run: Run, watch: Watch
-) -> Iterator[tuple[Step, Outcome | Failure]]:
+    graph: Graph[Step], here: Steps, make: Callable[[Tell], Any], limits: Limits, run: Run, watch: Watch,
+    ray: str | None, root: Path,
+) -> Iterator[tuple[Step, Outcome | Failure]]:  # fmt: skip
     """Do all steps; show how far they are."""
     def show(busy: Sequence[Step]) -> None:
         watch.show(busy)
@@ -85,7 +93,12 @@ def carried_out(
         else:
             hear(run.scope, scope, told)
 
-    if limits.jobs == 1:
+    if ray is not None and graph.waiting:
+        with connected(ray):
+            from metalearn.cluster import Cluster, job_of
+
+            yield from Cluster(graph, job_of(here, root), here, tell, show).carried_out()
+    elif limits.jobs == 1:
         yield from in_turn(graph, here, show)
     else:
         yield from Pool(graph, make, limits, tell, show).carried_out()

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,12 +25,18 @@ def key_of(**inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-@functools.cache
 def code_fingerprint() -> str:
     """Hash of gvae's source and of torch's version: other code may give other weights, so it gives another key."""
+    return source_fingerprint(gvae)
+
+
+@functools.cache
+def source_fingerprint(*packages: ModuleType) -> str:
+    """Hash of the source of packages and of torch's version."""
     digest = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(Path(gvae.__file__).parent.rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    for package in packages:
+        for path in sorted(Path(str(package.__file__)).parent.rglob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 

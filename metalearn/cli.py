@@ -19,6 +19,7 @@ from metalearn.arguments import (
     Memory,
     Out,
     Quiet,
+    Ray,
     RunDirectory,
     Seed,
 )
@@ -114,6 +115,7 @@ def bench(
     config: Annotated[Path, typer.Argument(help=CONFIG_HELP, show_default=False)],
     jobs: Jobs = None,
     memory: Memory = None,
+    ray: Ray = None,
     set: Assignments = None,
     out: Out = None,
     data_root: DataRoot = None,
@@ -123,7 +125,7 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Run a benchmark."""
-    _start("bench", config, set, out, data_root, device, seed, quiet, debug, jobs=jobs, memory=memory)
+    _start("bench", config, set, out, data_root, device, seed, quiet, debug, jobs=jobs, memory=memory, ray=ray)
 
 
 @app.command()
@@ -131,6 +133,7 @@ def resume(
     directory: RunDirectory,
     jobs: Jobs = None,
     memory: Memory = None,
+    ray: Ray = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -146,7 +149,7 @@ def resume(
         require_one(start["command"])
         recorded = Path(start["data_root"]) if start["data_root"] else None
         config = load_config(directory / "resolved.yaml", CONFIGS[start["command"]])
-        given = {"jobs": jobs, "memory": memory}
+        given = {"jobs": jobs, "memory": memory, "ray": ray}
         _carry_out(work, start["command"], config, None, directory, data_root or recorded, device, quiet, **given)
 
 

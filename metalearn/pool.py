@@ -15,12 +15,12 @@ import loky
 import torch
 from threadpoolctl import threadpool_limits
 
+from metalearn.crew import TRIES, Crew, Done, Lost, News, Told
 from metalearn.errors import UserError
-from metalearn.graph import Failure, Graph, S, attempt
+from metalearn.graph import Graph, S, attempt
 
 GB = 1 << 30
 _FIRST_GUESS = GB // 2  # memory of a step before one was seen
-_TRIES = 2  # of a step whose process was ended from outside
 
 
 Tell = Callable[[str, tuple[Any, ...]], None]
@@ -157,11 +157,11 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
 
-class Pool(Generic[S]):
+class Pool(Crew[S]):
     """Several processes that do the steps of a graph.
 
-    ``make``: makes what does steps, in each process. ``tell``: takes what a step tells. ``show``: is told now and then
-    which are being done. A process that is ended from outside is replaced, and its step tried once more.
+    ``make``: makes what does steps, in each process. A process that is ended from outside is replaced, and its step
+    tried once more.
     """
 
     def __init__(
@@ -172,39 +172,32 @@ class Pool(Generic[S]):
         tell: Callable[[S, str, tuple[Any, ...]], None],
         show: Callable[[Sequence[S]], None],
     ):
-        self.graph, self.make, self.limits, self.tell, self.show = graph, make, limits, tell, show
+        super().__init__(graph, tell, show)
+        self.make, self.limits = make, limits
         self.idle: list[Worker[S]] = []
         self.busy: dict[S, Worker[S]] = {}
-        self.ended: dict[S, int] = {}  # how often its process was ended
         self.largest = _FIRST_GUESS
 
-    def carried_out(self) -> Iterator[tuple[S, Any]]:
-        """Do every step; yield each with its outcome or Failure, as they come. Processes end with it."""
-        try:
-            while self.graph.waiting or self.busy:
-                for step, outcome in [*self.begun(), *self.heard()]:
-                    self.graph.outcomes[step] = outcome
-                    yield step, outcome
-        finally:
-            for worker in [*self.busy.values(), *self.idle]:
-                worker.stop()
+    def busy_with(self) -> list[S]:
+        """Steps that are being done."""
+        return list(self.busy)
 
-    def begun(self) -> Iterator[tuple[S, Failure]]:
-        """Begin what can be begun; yield what never will, for want of a step that failed."""
-        while len(self.busy) < self.limits.jobs and self.fits() and (step := self.graph.next()) is not None:
-            failure = self.graph.failed_need(step)
-            if failure:
-                yield step, failure
-                return  # others may wait for this one
-            worker = self.idle.pop() if self.idle else Worker(self.make, self.limits.threads)
-            if worker.begin(step):
-                self.busy[step] = worker
-            else:  # it was ended while it had nothing to do
-                self.graph.waiting.insert(0, step)
+    def room(self) -> bool:
+        """Whether one more step may begin: always where none is being done."""
+        if self.limits.memory is None or not self.busy:
+            return len(self.busy) < self.limits.jobs
+        now = sum(max(worker.memory(), self.largest) for worker in self.busy.values())
+        return len(self.busy) < self.limits.jobs and now + self.largest <= self.limits.memory * GB
 
-    def heard(self) -> Iterator[tuple[S, Any]]:
-        """Take what processes say within a second; yield the outcomes."""
-        self.show(list(self.busy))
+    def begin(self, step: S) -> bool:
+        """Give a step to a process; False if that was ended while it had nothing to do."""
+        worker = self.idle.pop() if self.idle else Worker(self.make, self.limits.threads)
+        if worker.begin(step):
+            self.busy[step] = worker
+        return step in self.busy
+
+    def news(self) -> Iterator[tuple[S, News]]:
+        """Take what processes say within a second."""
         self.largest = max([self.largest, *(worker.memory() for worker in self.busy.values())])
         talking = wait([worker.connection for worker in self.busy.values()], timeout=1.0)
         for worker in self.busy.values():
@@ -215,25 +208,19 @@ class Pool(Generic[S]):
             except (EOFError, OSError):
                 del self.busy[step]
                 worker.stop()
-                self.ended[step] = self.ended.get(step, 0) + 1
-                if self.ended[step] < _TRIES:
-                    self.graph.waiting.insert(0, step)
-                else:
-                    yield step, Failure(
-                        f"its process was ended {_TRIES} times, at last with exit code {worker.process.exitcode} (-9: "
-                        "by kill, or for want of memory); give fewer --jobs, or more memory"
-                    )
+                yield step, Lost(
+                    f"its process was ended {TRIES} times, at last with exit code {worker.process.exitcode} (-9: "
+                    "by kill, or for want of memory); give fewer --jobs, or more memory"
+                )
                 continue
             if name is not None:
-                self.tell(step, name, value)
+                yield step, Told(name, value)
                 continue
             del self.busy[step]
             self.idle.append(worker)
-            yield step, value
+            yield step, Done(value)
 
-    def fits(self) -> bool:
-        """Whether one more step may begin: always where none is being done."""
-        if self.limits.memory is None or not self.busy:
-            return True
-        now = sum(max(worker.memory(), self.largest) for worker in self.busy.values())
-        return now + self.largest <= self.limits.memory * GB
+    def dismiss(self) -> None:
+        """End all processes."""
+        for worker in [*self.busy.values(), *self.idle]:
+            worker.stop()

@@ -44,14 +44,13 @@ def make_extractor(
     found = before_training(kind, seed, dataset=dataset, pretraining=pretraining)  # says what is wrong, such as a slot
     if kind.kind != "pretrain":
         return Prepared(found, 0.0)
-    objective = Kind.model_validate(kind.options["objective"])
-    model, training = pretraining.model, pretraining.training
-    folder = cache_folder() / "encoders" / encoder_key(dataset, objective, model, training, seed, device, share)
+    folder = encoder_folder(kind, seed, dataset=dataset, pretraining=pretraining, device=device, share=share)
 
     def make() -> Path:
         made = pretrain_encoder(
-            dataset, objective, model, training, seed, folder=folder, device=device, recorder=recorder,
-            monitor=pretraining.monitor, share=share,
+            dataset, Kind.model_validate(kind.options["objective"]), pretraining.model, pretraining.training, seed,
+            folder=folder, device=device, recorder=recorder, monitor=pretraining.monitor,
+            share=share,
         )  # fmt: skip
         if share.first:
             forget_state(folder)  # three times the size of the encoder, and never read again
@@ -60,6 +59,15 @@ def make_extractor(
     path, info = kept_encoder(folder, make, recorder, share)
     extractor = checkpoint(dataset.train.image_shape, path=str(path), **reading(kind))
     return Prepared(extractor.eval(), float(info["seconds"]))
+
+
+def encoder_folder(
+    kind: Kind, seed: int, *, dataset: Dataset, pretraining: PretrainingConfig, device: str, share: Share = ALONE
+) -> Path:
+    """Where the encoder that kind ``pretrain`` trains is kept, once it is; its name is the encoder's key."""
+    objective = Kind.model_validate(kind.options["objective"])
+    key = encoder_key(dataset, objective, pretraining.model, pretraining.training, seed, device, share)
+    return cache_folder() / "encoders" / key
 
 
 def before_training(

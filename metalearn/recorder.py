@@ -39,6 +39,10 @@ class ScopedRecorder(Recorder):
         self._told = True
         return self.board
 
+    def again(self) -> None:
+        """Take that what was told may be told once more, as in a continued run: a step is tried again."""
+        self._told = False
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record named values of `step`."""
         board = self._begin(step)

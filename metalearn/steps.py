@@ -16,7 +16,7 @@ from metalearn.learners import Learner, learner_class, make_learner
 from metalearn.learners.asks import asks_for_base, give_base
 from metalearn.meta import meta_trained
 from metalearn.outcomes import Outcome
-from metalearn.prepare import make_extractor, refuse_leak
+from metalearn.prepare import encoder_folder, make_extractor, refuse_leak
 from metalearn.schema import BenchConfig, EpisodeSetting, Kind, MetaTrainingConfig
 from metalearn.testing import Tested, encoder_of, facts_of
 from tasks.folders import cache_folder
@@ -116,6 +116,19 @@ class Steps:
             return Outcome(self.ready(step.extractor, step.seed).seconds)
         return self.count(step)
 
+    def encoder(self, step: Step) -> Path | None:
+        """Folder where the encoder that a step makes or needs is kept, once it is; None where none is pretrained."""
+        kind = self.config.extractors[step.extractor]
+        if kind.kind != "pretrain":
+            return None
+        return encoder_folder(
+            kind, step.seed, dataset=self.dataset, pretraining=self.config.pretraining, device=self.device
+        )
+
+    def state(self, step: Step) -> Path:
+        """Where the state of a step's unfinished meta-training is."""
+        return self.folder / "checkpoints" / f"{slug(*step.name.split('/'))}.pt"
+
     def ready(self, name: str, seed: int) -> Ready:
         """The extractor of a seed and its features, made unless they are kept; the last few stay in memory."""
         if (name, seed) not in self._ready:
@@ -151,8 +164,7 @@ class Steps:
         if trained:
             learner, mode = meta_trained(
                 kind, one.extractor, budget_of(self.config, step.setting), self.dataset, step.seed,
-                state=self.folder / "checkpoints" / f"{slug(*step.name.split('/'))}.pt",
-                recorder=self.recorder(step.name), device=self.device,
+                state=self.state(step), recorder=self.recorder(step.name), device=self.device,
             )  # fmt: skip
             correct = self.tested.on_images(learner, step.setting, step.name)
         elif reads_features(kind):

@@ -14,6 +14,7 @@ ONLY = {  # third party package: the only modules that may import it
     "learn2learn": ("metalearn/learn2learn_loop.py",),
     "tensorboard": ("metalearn/board.py",),
     "yaml": ("metalearn/config.py",),
+    "ray": ("metalearn/cluster.py", "metalearn/connect.py", "metalearn/node.py"),
     "typer": ("metalearn/cli.py", "metalearn/cli_data.py", "metalearn/arguments.py"),
 }
 HEAVY = {"torch", "torchvision", "learn2learn", "gym", "numpy", "scipy", "matplotlib", "tensorboard", "yaml"}
