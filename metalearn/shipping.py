@@ -4,7 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from gvae.checkpoint import ENCODER, write_atomic
+from gvae.atomic import write_atomic
+from gvae.checkpoint import ENCODER
 from gvae.recorder import Recorder
 from metalearn.encoders import alone_in, is_whole
 from metalearn.errors import UserError
