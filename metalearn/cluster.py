@@ -86,14 +86,15 @@ class Cluster(Crew[Step]):
         """Take what nodes say within a second; processes that have come up may have a step from then on."""
         self.refuse_lost_head()
         self.hire()
-        for hand in self.busy.values():
-            hand.told = hand.told or hand.actor.told.remote()
-        answers = [hand.answer for hand in [*self.starting, *self.busy.values()]]
-        ready, _ = ray.wait(answers, timeout=1.0)
+        ready, _ = ray.wait([hand.answer for hand in [*self.starting, *self.busy.values()]], timeout=1.0)
         for hand in [one for one in self.starting if one.answer in ready]:
             self.welcome(hand)
+        for hand in self.busy.values():
+            hand.told = hand.told or hand.actor.told.remote()
+        asked = [hand.told for hand in self.busy.values()]  # and read at once: what lies on a node is lost with it
+        told = ray.wait(asked, num_returns=len(asked), timeout=1.0)[0] if asked else []
         for step, hand in list(self.busy.items()):
-            if hand.answer in ready or ray.wait([hand.told], timeout=0)[0]:
+            if hand.answer in ready or hand.told in told:
                 yield from self.heard_of(step, hand, hand.answer in ready)
 
     def heard_of(self, step: Step, hand: Hand, done: bool) -> Iterator[tuple[Step, News]]:

@@ -21,6 +21,7 @@ class Step(Protocol):
 
 
 S = TypeVar("S", bound=Step)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def in_turn(
         yield step, outcome
 
 
-def attempt(do: Callable[[S], Any], step: S) -> Any:
-    """The outcome of a step, or a Failure that says what went wrong; an interrupt passes."""
+def attempt(do: Callable[[T], Any], step: T) -> Any:
+    """What comes of doing a step, or something else; a Failure that says what went wrong. An interrupt passes."""
     try:
         return do(step)
     except Exception as error:

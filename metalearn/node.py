@@ -87,7 +87,7 @@ class Node:
 
     def facts(self) -> dict[str, str] | Failure:
         """Facts of this node, see ``facts_of``; a Failure where it lacks the data or the device."""
-        return attempt(lambda _: facts_of(self.steps().dataset), None)  # type: ignore[type-var]
+        return attempt(lambda steps: facts_of(steps().dataset), self.steps)
 
     def steps(self) -> Steps:
         """What does steps, made once."""
