@@ -2,10 +2,13 @@
 
 import contextlib
 import pickle
+import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,33 @@ from metalearn.graph import Failure, Graph
 from metalearn.node import Job, Node, Report, facts_of
 from metalearn.shipping import packed, unpacked
 from metalearn.steps import Step, Steps
+
+
+@contextmanager
+def interrupt_noted() -> Iterator[Callable[[], None]]:
+    """Inside, an interrupt waits until what is given here is called, and that raises it; a second one does not wait.
+
+    Ray, interrupted in the middle of its own work, may raise anything.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    def raise_it() -> None:
+        if noted:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of interrupts
+        yield raise_it
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield raise_it
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Hand:
@@ -60,6 +90,11 @@ class Cluster(Crew[Step]):
         self.fallen: Counter[str] = Counter()  # of each node, how many processes ended before they could do anything
         self.kept: dict[str, Any] = {}  # references to encoders by key
 
+    def carried_out(self) -> Iterator[tuple[Step, Any]]:
+        """Do every step; yield each with its outcome or Failure, as they come. An interrupt is raised between two."""
+        with interrupt_noted() as self.raise_interrupt:
+            yield from super().carried_out()
+
     def busy_with(self) -> list[Step]:
         """Steps that are being done."""
         return list(self.busy)
@@ -84,6 +119,7 @@ class Cluster(Crew[Step]):
 
     def news(self) -> Iterator[tuple[Step, News]]:
         """Take what nodes say within a second; processes that have come up may have a step from then on."""
+        self.raise_interrupt()
         self.refuse_lost_head()
         self.hire()
         ready, _ = ray.wait([hand.answer for hand in [*self.starting, *self.busy.values()]], timeout=1.0)

@@ -205,7 +205,7 @@ def test_an_interrupt_and_the_death_of_all_nodes_can_be_gone_on_from(nodes: Node
     until(lambda: (out / "steps" / "vae-seed0.npz").exists(), started)
     started.send_signal(signal.SIGINT)
     _, said = started.communicate(timeout=120)
-    assert started.returncode == 130 and said == f"\ninterrupted; go on by: metalearn resume {out}\n"
+    assert (started.returncode, said) == (130, f"\ninterrupted; go on by: metalearn resume {out}\n")
     free_of_hands()
     trained = names(first)
     nodes.kill("first")
