@@ -177,7 +177,7 @@ NOT_RUN: dict[str, tuple[str, Callable[[Command], None]]] = {
     r"source \.venv/bin/activate": ("is for a shell", nothing),
     r"tensorboard --logdir": ("a server that does not end", a_board),
     r"torchrun ": ("several processes or machines; tests/test_torchrun.py and test_meta_torchrun.py", only_its_options),
-    r"ray (start|stop|status)\b": ("makes a cluster of machines", nothing),
+    r"(METALEARN_DATA=\S+ )?ray (start|stop|status)\b": ("makes a cluster of machines", nothing),
     r"metalearn data check omniglot": ("looks at 32,460 images; the page on data checks glyphs", only_its_options),
     r"metalearn .*--ray": ("needs a Ray cluster; the tests of --ray make one", only_its_options),
     r"metalearn .*dataset\.kind=omniglot-runs$": ("the official runs are not among the test data", only_its_options),

@@ -225,7 +225,7 @@ class TestWhatIsNew:
         desk = Desk(tmp_path / "desk", tmp_path / "cache")
         desk.write({"one.py": "def kind():\n    return 3\n"})
         words = ["metalearn", "data", "check", "one:kind"]
-        assert "gives a int" in desk.run(words, {"PYTHONPATH": "."}).err and "one" not in sys.modules
+        assert "'one:kind' is not called" in desk.run(words, {"PYTHONPATH": "."}).err and "one" not in sys.modules
         assert "is its folder on PYTHONPATH?" in desk.run(words).err
 
 
