@@ -5,7 +5,6 @@ import pickle
 import signal
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gvae.recorder import Recorder
 from metalearn.cache import key_of
-from metalearn.connect import call, last_line
+from metalearn.connect import last_line
 from metalearn.crew import TRIES, Crew, Done, Lost, News
 from metalearn.errors import UserError
 from metalearn.given import find_data_root
@@ -83,7 +82,6 @@ class Cluster(Crew[Step]):
         super().__init__(graph, tell, show)
         self.job, self.here, self.facts = job, here, facts_of(here.dataset)
         self.head = ray.get_runtime_context().gcs_address
-        self.heard_of_head = time.monotonic()
         self.starting: list[Hand] = []
         self.idle: list[Hand] = []
         self.busy: dict[Step, Hand] = {}
@@ -120,7 +118,6 @@ class Cluster(Crew[Step]):
     def news(self) -> Iterator[tuple[Step, News]]:
         """Take what nodes say within a second; processes that have come up may have a step from then on."""
         self.raise_interrupt()
-        self.refuse_lost_head()
         self.hire()
         ready, _ = ray.wait([hand.answer for hand in [*self.starting, *self.busy.values()]], timeout=1.0)
         for hand in [one for one in self.starting if one.answer in ready]:
@@ -219,19 +216,6 @@ class Cluster(Crew[Step]):
             f"many as here (cores of the nodes that are left: {sizes or 'none'}); add nodes, or give more --jobs for "
             f"fewer cores a step. {done}"
         )
-
-    def refuse_lost_head(self) -> None:
-        """Raise UserError where the head of the cluster is gone: Ray itself would wait, then end this process."""
-        if time.monotonic() - self.heard_of_head < 3:
-            return
-        try:
-            call(self.head)
-        except OSError as error:
-            raise UserError(
-                f"the head of the Ray cluster at {self.head} is gone ({error}); {len(self.graph.outcomes)} steps are "
-                "done and kept: the same command, with a cluster or without, goes on with the others"
-            ) from None
-        self.heard_of_head = time.monotonic()
 
     def dismiss(self) -> None:
         """End all processes."""
