@@ -5,6 +5,7 @@ import math
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -35,6 +36,8 @@ class Parameters(NamedTuple):
     saturation: Float[Tensor, " n"]
     hue: Float[Tensor, " n"]
     """Share of the colour circle."""
+    elastic: Float[Tensor, "n 2 points points"]
+    """To the right and down, shares of the image's sides, of each point of the grid; no points where nothing is bent."""
 
     def mine(self, share: Share) -> "Parameters":
         """Return the rows of one process's share."""
@@ -45,15 +48,17 @@ class Augment:
     """Random warp and colour jitter of float images in [0, 1], every image by parameters of its own.
 
     An image is cropped and the crop brought to full size, flipped, then sheared, scaled and turned about the centre
-    and moved: one warp, read once, bilinear, without antialiasing; where it leaves room beside the crop, the image
-    goes on to its own border. Brightness, contrast, saturation and hue follow in this order. Each is drawn uniformly,
-    and no draw depends on what else is asked for.
+    and moved, and bent: one warp, read once, bilinear, without antialiasing; where it leaves room beside the crop, the
+    image goes on to its own border. Brightness, contrast, saturation and hue follow in this order. Each is drawn
+    uniformly, and no draw of a call depends on what else is asked for.
 
     ``rotation``: up to so many degrees either way, 0 to 180. ``translation``: up to so large a share of the side, each
     axis. ``scale``: lowest and highest factor of the size. ``shear``: degrees either way, below 90. ``crop``: lowest
     and highest share of the area, a random resized crop; its width over height is drawn uniformly in the logarithm
     from 1 / ``aspect`` to ``aspect``, as far as the crop fits, and its place anywhere inside. ``flip``: chance of a
-    horizontal flip. ``brightness``, ``contrast``, ``saturation``: 0.4 draws factors from 0.6 to 1.4 (never below 0).
+    horizontal flip. ``elastic``: how far, as a share of the side, each point of a grid of ``elastic_points`` by
+    ``elastic_points`` over the image moves at most along each axis; pixels between follow a bicubic surface (smooth
+    deformations as Simard et al. 2003 make of digits). ``brightness``, ``contrast``, ``saturation``: 0.4 draws factors from 0.6 to 1.4 (never below 0).
     ``hue``: share of the colour circle either way, up to 0.5. ``outside``: what a warp shows beyond the image, the
     value ``fill`` or the nearest pixel of its ``edge``. The defaults leave images as they are.
 
@@ -70,6 +75,8 @@ class Augment:
         crop: Range = (1.0, 1.0),
         aspect: float = 4 / 3,
         flip: float = 0.0,
+        elastic: float = 0.0,
+        elastic_points: int = 4,
         brightness: float = 0.0,
         contrast: float = 0.0,
         saturation: float = 0.0,
@@ -84,6 +91,8 @@ class Augment:
         _require("crop", crop, 0 < crop[0] <= crop[1] <= 1, "two shares of the area, 0 < lowest <= highest <= 1")
         _require("aspect", aspect, 1 <= aspect < math.inf, "1 or more, the longer side of a crop over the shorter")
         _require("flip", flip, 0 <= flip <= 1, "0 to 1, a chance")
+        _require("elastic", elastic, 0 <= elastic <= 0.5, "0 to 0.5, a share of the side")
+        _require("elastic_points", elastic_points, elastic_points >= 2, "2 or more, along each side")
         for name, value in {"brightness": brightness, "contrast": contrast, "saturation": saturation}.items():
             _require(name, value, 0 <= value < math.inf, "0 or more, how far factors go from 1")
         _require("hue", hue, 0 <= hue <= 0.5, "0 to 0.5, a share of the colour circle")
@@ -91,6 +100,7 @@ class Augment:
         _require("fill", fill, 0 <= fill <= 1, "0 to 1, a pixel's value")
         self.rotation, self.translation, self.scale, self.shear = rotation, translation, scale, shear
         self.crop, self.aspect, self.flip = crop, aspect, flip
+        self.elastic, self.elastic_points = elastic, elastic_points
         self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
         self.outside, self.fill = outside, fill
 
@@ -103,7 +113,7 @@ class Augment:
     def warps(self) -> bool:
         """Whether pixels move at all."""
         ranges = (*self.scale, *self.crop)
-        return any((self.rotation, self.translation, self.shear, self.flip)) or ranges != (1, 1, 1, 1)
+        return any((self.rotation, self.translation, self.shear, self.flip, self.elastic)) or ranges != (1, 1, 1, 1)
 
     def check(self, channels: int) -> None:
         """Raise ModelError for a jitter that images of so many channels cannot have."""
@@ -131,6 +141,8 @@ class Augment:
     def draw(self, images: int, generator: torch.Generator, device: torch.device) -> Parameters:
         """Draw the parameters of so many images."""
         random = torch.rand(images, _COLUMNS, generator=generator, device=generator.device).to(device)
+        points = self.elastic_points if self.elastic else 0
+        bend = torch.rand(images, 2, points, points, generator=generator, device=generator.device).to(device)
         unit, signed = random.unbind(1), (2 * random - 1).unbind(1)
         area = _between(*self.crop, unit[0])
         limit = torch.clamp(-area.log(), max=math.log(self.aspect))  # of width / height: none is longer than the image
@@ -143,6 +155,7 @@ class Augment:
             scale=_between(*self.scale, unit[8]), shear=self.shear * signed[9],
             brightness=_factors(self.brightness, unit[10]), contrast=_factors(self.contrast, unit[11]),
             saturation=_factors(self.saturation, unit[12]), hue=self.hue * signed[13],
+            elastic=self.elastic * (2 * bend - 1),
         )  # fmt: skip
 
     def apply(self, images: Float[Tensor, "n c h w"], drawn: Parameters) -> Float[Tensor, "n c h w"]:
@@ -150,10 +163,11 @@ class Augment:
         self.check(images.shape[1])
         if self.warps:
             matrix = reading_matrix(drawn, images.shape[2], images.shape[3])
+            bend = displacement(drawn.elastic, images.shape[2], images.shape[3]) if self.elastic else None
             if self.outside == "edge":
-                images = warp(images, matrix, "border")
+                images = warp(images, matrix, "border", bend)
             else:  # a border of the value, not of black
-                images = warp(images - self.fill, matrix).add_(self.fill)
+                images = warp(images - self.fill, matrix, bend=bend).add_(self.fill)
             images = images.clamp_(0, 1)
         if self.brightness:
             images = colour.adjust_brightness(images, drawn.brightness)
@@ -182,6 +196,11 @@ def reading_matrix(drawn: Parameters, height: int, width: int) -> Float[Tensor, 
     mirror = torch.stack([1 - 2 * drawn.flip.to(sides.dtype), torch.ones_like(drawn.scale)], 1)
     part = sampling_matrix("translation", 2 * corner + sides - 1) @ sampling_matrix("scale", sides * mirror)
     return part @ middle @ move
+
+
+def displacement(points: Float[Tensor, "n 2 k k"], height: int, width: int) -> Float[Tensor, "n 2 height width"]:
+    """How far from its place each pixel is read, in half sides: the moves of ``points``, bicubic between them."""
+    return F.interpolate(-2 * points, size=(height, width), mode="bicubic", align_corners=True)
 
 
 def _require(name: str, value: object, allowed: bool, what: str) -> None:

@@ -39,13 +39,19 @@ def sampling_matrix(name: str, values: Float[Tensor, "n k"]) -> Float[Tensor, "n
 
 
 def warp(
-    images: Float[Tensor, "n c h w"], matrix: Float[Tensor, "n 3 3"], outside: Literal["zeros", "border"] = "zeros"
+    images: Float[Tensor, "n c h w"],
+    matrix: Float[Tensor, "n 3 3"],
+    outside: Literal["zeros", "border"] = "zeros",
+    bend: Float[Tensor, "n 2 h w"] | None = None,
 ) -> Float[Tensor, "n c h w"]:
     """Read ``images`` through sampling matrices: bilinear, pixel centres (align_corners=False).
 
-    ``outside``: what stands beyond the image, zeros or its nearest pixel.
+    ``outside``: what stands beyond the image, zeros or its nearest pixel. ``bend``: what is added to where each pixel
+    is read, (x, y) in [-1, 1] coordinates.
     """
     grid = sampling_grid(matrix, images.shape[2], images.shape[3])
+    if bend is not None:
+        grid = grid + bend.permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, padding_mode=outside, align_corners=False)
 
 

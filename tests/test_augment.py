@@ -12,13 +12,14 @@ from scipy import stats
 from torchvision.transforms import InterpolationMode
 
 from gvae import colour
-from gvae.augment import Augment, Parameters
+from gvae.augment import Augment, Parameters, displacement, reading_matrix
 from gvae.errors import ModelError
+from gvae.warp import warp
 
 BILINEAR = {"interpolation": InterpolationMode.BILINEAR}
 EVERYTHING = dict(
-    rotation=20.0, translation=0.1, scale=(0.8, 1.2), shear=10.0, crop=(0.5, 1.0), flip=0.5, brightness=0.4,
-    contrast=0.4, saturation=0.4, hue=0.1,
+    rotation=20.0, translation=0.1, scale=(0.8, 1.2), shear=10.0, crop=(0.5, 1.0), flip=0.5, elastic=0.08,
+    brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1,
 )  # fmt: skip
 GREY = {name: value for name, value in EVERYTHING.items() if name not in ("saturation", "hue")}
 ONE_BY_ONE = [{name: value} for name, value in EVERYTHING.items()]
@@ -39,6 +40,7 @@ def neutral(n):
     return Parameters(
         crop=torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(n, 1), flip=zero.bool(), rotation=zero,
         translation=torch.zeros(n, 2), scale=one, shear=zero, brightness=one, contrast=one, saturation=one, hue=zero,
+        elastic=torch.zeros(n, 2, 4, 4),
     )  # fmt: skip
 
 
@@ -174,6 +176,35 @@ def test_one_warp_is_crop_then_flip_then_affine_one_after_the_other():
         assert in_turn(swapped)[0].max() > 0.05, swapped
 
 
+def test_elastic_is_torchvisions_with_the_same_displacement():
+    augment, given = Augment(elastic=0.1), images(5, 3, 24, 20)
+    parameters = drawn(augment, 5)
+    moves = displacement(parameters.elastic, 24, 20).permute(0, 2, 3, 1)
+    for image, move, result in zip(given, moves, augment.apply(given, parameters), strict=True):
+        expected = TV.elastic(image, move[None], **BILINEAR)
+        torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)
+
+
+def test_the_points_of_elastic_stand_on_the_border_and_move_as_far_as_they_say():
+    points = drawn(Augment(elastic=0.1, elastic_points=3), 7).elastic
+    moves = displacement(points, 21, 31)
+    torch.testing.assert_close(moves[:, :, ::10, ::15], -2 * points)
+    assert points.shape == (7, 2, 3, 3) and points.abs().max() <= 0.1
+    steps = moves.diff(dim=2).abs().max()  # smooth: no pixel's neighbour is read far from its own place
+    assert steps < 3 * 2 * 0.2 / 10
+
+
+def test_points_that_all_move_alike_are_a_translation_after_the_affine():
+    given = images(4)
+    affine = dict(rotation=30.0, scale=(0.8, 1.2), shear=20.0)
+    parameters = drawn(Augment(**affine), 4)
+    bent = parameters._replace(elastic=torch.tensor([0.1, -0.05])[:, None, None].expand(4, 2, 4, 4))
+    shifted = reading_matrix(parameters, 20, 20)
+    shifted[:, :2, 2] += -2 * torch.tensor([0.1, -0.05])
+    expected = warp(given, shifted)
+    torch.testing.assert_close(Augment(**affine, elastic=0.1).apply(given, bent), expected, atol=2e-5, rtol=0)
+
+
 def test_colour_comes_after_the_warp_in_the_order_that_is_stated():
     augment, given = Augment(**EVERYTHING), images()
     parameters = drawn(augment, len(given))
@@ -273,6 +304,8 @@ UNIFORM = {
     "contrast": (dict(contrast=2.0), lambda p: p.contrast, 0.0, 3.0),
     "saturation": (dict(saturation=0.4), lambda p: p.saturation, 0.6, 1.4),
     "hue": (dict(hue=0.5), lambda p: p.hue, -0.5, 0.5),
+    "elastic across": (dict(elastic=0.2), lambda p: p.elastic[:, 0, 1, 2], -0.2, 0.2),
+    "elastic down": (dict(elastic=0.2), lambda p: p.elastic[:, 1, 3, 0], -0.2, 0.2),
 }  # fmt: skip
 
 
@@ -286,10 +319,11 @@ def test_parameters_are_uniform_and_independent_of_the_other_options(name):
 
 def test_every_two_parameters_are_uncorrelated():
     parameters = drawn(Augment(**EVERYTHING), 20_000)
-    columns = [value.double().reshape(20_000, -1) for value in parameters._replace(crop=parameters.crop[:, :3])]
+    chosen = parameters._replace(crop=parameters.crop[:, :3], elastic=parameters.elastic[:, :, 1, 2:])
+    columns = [value.double().reshape(20_000, -1) for value in chosen]
     width = columns[0][:, 2:]
     columns[0] = torch.cat([columns[0][:, :1] / (1 - width), columns[0][:, 1:2]], 1)
-    correlation = np.corrcoef(torch.cat(columns, 1).numpy(), rowvar=False) - np.eye(12)
+    correlation = np.corrcoef(torch.cat(columns, 1).numpy(), rowvar=False) - np.eye(16)
     assert np.abs(correlation).max() < 5 / math.sqrt(20_000)
 
 
@@ -324,6 +358,8 @@ BAD = [
     (dict(contrast=math.inf), "contrast: given inf; allowed: 0 or more, how far factors go from 1"),
     (dict(saturation=-0.1), "saturation: given -0.1; allowed: 0 or more, how far factors go from 1"),
     (dict(hue=0.6), "hue: given 0.6; allowed: 0 to 0.5, a share of the colour circle"),
+    (dict(elastic=0.6), "elastic: given 0.6; allowed: 0 to 0.5, a share of the side"),
+    (dict(elastic_points=1), "elastic_points: given 1; allowed: 2 or more, along each side"),
     (dict(fill=2.0), "fill: given 2.0; allowed: 0 to 1, a pixel's value"),
 ]
 
