@@ -37,7 +37,7 @@ class Parameters(NamedTuple):
     hue: Float[Tensor, " n"]
     """Share of the colour circle."""
     elastic: Float[Tensor, "n 2 points points"]
-    """To the right and down, shares of the image's sides, of each point of the grid; no points where nothing is bent."""
+    """To the right and down, shares of the image's sides, of each point of the grid; no points: nothing is bent."""
 
     def mine(self, share: Share) -> "Parameters":
         """Return the rows of one process's share."""
@@ -58,9 +58,10 @@ class Augment:
     from 1 / ``aspect`` to ``aspect``, as far as the crop fits, and its place anywhere inside. ``flip``: chance of a
     horizontal flip. ``elastic``: how far, as a share of the side, each point of a grid of ``elastic_points`` by
     ``elastic_points`` over the image moves at most along each axis; pixels between follow a bicubic surface (smooth
-    deformations as Simard et al. 2003 make of digits). ``brightness``, ``contrast``, ``saturation``: 0.4 draws factors from 0.6 to 1.4 (never below 0).
-    ``hue``: share of the colour circle either way, up to 0.5. ``outside``: what a warp shows beyond the image, the
-    value ``fill`` or the nearest pixel of its ``edge``. The defaults leave images as they are.
+    deformations as Simard et al. 2003 make of digits). ``brightness``, ``contrast``, ``saturation``: 0.4 draws factors
+    from 0.6 to 1.4 (never below 0). ``hue``: share of the colour circle either way, up to 0.5. ``outside``: what a warp
+    shows beyond the image, the value ``fill`` or the nearest pixel of its ``edge``. The defaults leave images as they
+    are.
 
     Raises ModelError for a value out of range, and for a jitter that the images' channels cannot have.
     """

@@ -28,7 +28,7 @@ from metalearn.schema import BenchConfig, Kind
 from metalearn.shown import show_extractor, show_hparams
 from metalearn.stats import mean_interval
 from metalearn.steps import Step, Steps, alike, budget_of
-from metalearn.testing import Tested, make_cell
+from metalearn.testing import Cost, Tested, make_cell
 from metalearn.watch import Watch
 from tasks.splits import Dataset
 
@@ -121,11 +121,12 @@ def write_cell(
     if len(counted) < len(entry.steps):
         return
     needed = [outcomes[need] for step in entry.steps for need in step.needs]
-    seconds = sum(one.seconds for one in [*counted, *needed] if isinstance(one, Outcome))
+    took = [one for one in [*counted, *needed] if isinstance(one, Outcome)]
+    cost = Cost(sum(one.seconds for one in took), sum(one.training for one in took))
     facts, correct = counted[0].facts, [one.correct for one in counted if one.correct is not None]
     assert facts is not None  # of a count
     cell = make_cell(
-        tested, entry.setting, entry.extractor, entry.seeds, entry.learner, facts, np.stack(correct), seconds,
+        tested, entry.setting, entry.extractor, entry.seeds, entry.learner, facts, np.stack(correct), cost,
         [one.encoder for one in counted],
     )  # fmt: skip
     run.write_cell(cell)

@@ -25,6 +25,7 @@ class Facts(NamedTuple):
     transductive: bool
     batch_norm: str
     extractor_settings: str = ""
+    feature_dim: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,9 @@ class Cell:
     `dataset` is the dataset with its class split ("omniglot/lake"), `split` the part of it ("test"), `fingerprint`
     that of the part's images. `extractor_seeds` has one entry a row of `correct`, or is empty for an extractor
     without chance. `batch_norm`: "none", "running", "support" or "query_batch" (queries by themselves: transductive).
-    `seconds`: wall clock of this cell. `extractor_settings`: the extractor's own line on what it makes of an image,
+    `seconds`: wall clock of this cell, all seeds together; `training_seconds`: the part of it that was pretraining and
+    meta-training, None for counts of earlier versions, which do not say. `feature_dim`: how many numbers the extractor
+    gives an image, None as before. `extractor_settings`: the extractor's own line on what it makes of an image,
     empty where its kind says all. `encoders`: of each row of `correct`, the `tensors_fingerprint` of the VAE whose
     encoder gave the features; none where there is none. Raises `UserError` for counts that fit none of this.
     """
@@ -56,6 +59,8 @@ class Cell:
     fingerprint: str
     correct: Integer[np.ndarray, "seeds episodes"]
     extractor_settings: str = ""
+    feature_dim: int | None = None
+    training_seconds: float | None = None
     encoders: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

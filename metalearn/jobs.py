@@ -19,7 +19,7 @@ from metalearn.record import read_metrics
 from metalearn.report import build_report
 from metalearn.run import Run
 from metalearn.schema import ExtractConfig, PretrainConfig, TrainConfig
-from metalearn.testing import Tested, facts_of, make_cell
+from metalearn.testing import Cost, Tested, facts_of, make_cell
 from tasks.folders import cache_folder
 from tasks.splits import PARTS
 
@@ -50,7 +50,7 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
 
     Several processes share the tasks of every meta-batch and the episodes of validation and test.
     """
-    began, share = time.monotonic(), run.share
+    share = run.share
     with share.after_first():
         dataset = build_dataset(config.dataset, data_root, run.report)
     tested = Tested(dataset, config.episodes, device, run.progress, share)
@@ -69,16 +69,18 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
         recorder=run.scope("pretraining"), device=device, share=share,
     )  # fmt: skip
     refuse_leak(config.extractor.kind, extractor, tested.partition)
+    began = time.monotonic()
     learner, mode = meta_trained(
         config.learner, extractor, config.training, dataset, config.seed, state=run.checkpoints / "meta.pt",
         recorder=run.scope("meta"), device=device, share=share,
     )  # fmt: skip
-    cells = []
+    training, cells = seconds + time.monotonic() - began, []
     for setting in config.episodes.settings:
         counts = tested.on_images(learner, setting, str(setting))
         cell = make_cell(
             tested, setting, config.extractor.kind, [config.seed], config.learner.kind,
-            facts_of(extractor, learner, mode, meta_trained=True), counts[None], seconds + time.monotonic() - began,
+            facts_of(extractor, learner, mode, meta_trained=True), counts[None],
+            Cost(seconds + time.monotonic() - began, training),
         )  # fmt: skip
         run.write_cell(cell)
         cells.append(cell)

@@ -37,6 +37,12 @@ class Plots(NamedTuple):
         return "\n\n".join([f"Plots: {', '.join(names)}", *(f"No plot of {line}" for line in self.left_out)]) + "\n"
 
 
+def joined(*all_plots: Plots) -> Plots:
+    """Return all figures, and all that was left out, as one."""
+    figures = {name: figure for plots in all_plots for name, figure in plots.figures.items()}
+    return Plots(figures, [line for plots in all_plots for line in plots.left_out])
+
+
 def draw(report: Report) -> Plots:
     """Draw what ``report`` has data for: a figure a setting, and for accuracy against shots one a number of ways."""
     plots = Plots({}, [])

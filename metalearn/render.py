@@ -15,7 +15,9 @@ NOTE = (
     "over seeds and episodes as crossed random effects. With one seed the interval says nothing about other seeds. "
     "Difference: candidate error minus baseline error in points, same episodes; negative is better. "
     "Error reduction: percent of the baseline's error that is gone. Brackets: 95 % intervals. "
-    "p: paired test; Holm p: adjusted over all comparisons here."
+    "p: paired test; Holm p: adjusted over all comparisons here. "
+    "Features: numbers an image. Training s: seconds of pretraining and meta-training, evaluation s: of extracting "
+    "features (0 where they were kept) and testing, one seed and one setting, as they took when they were done."
 )
 COMPARISON_HEAD = [
     "candidate", "learner", "dataset", "setting", "baseline error", "candidate error", "difference", "error reduction",
@@ -139,15 +141,36 @@ def _caption(row: Row) -> str:
 def _accuracy_table(rows: Sequence[Row]) -> Table:
     """A line for each extractor with a learner, a column for each setting."""
     settings = list(dict.fromkeys((row.ways, row.shots) for row in rows))
-    lines: dict[tuple[str, ...], dict[tuple[int, int], str]] = {}
+    lines: dict[tuple[str, ...], dict[tuple[int, int], Row]] = {}
     for row in rows:
         seeds = str(len(row.extractor_seeds)) if row.extractor_seeds else "-"
         transductive = "yes" if row.transductive else "no"
         key = (row.extractor, row.learner, row.labels_used, row.mode, transductive, row.batch_norm, seeds)
-        lines.setdefault(key, {})[row.ways, row.shots] = f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f}"
+        lines.setdefault(key, {})[row.ways, row.shots] = row
     head = ["extractor", "learner", "labels", "mode", "transductive", "batch norm", "seeds"]
-    body = [[*key, *(values.get(setting, "") for setting in settings)] for key, values in lines.items()]
-    return [[*head, *(f"{ways}-way {shots}-shot" for ways, shots in settings)], *body]
+    head += [f"{ways}-way {shots}-shot" for ways, shots in settings] + ["features", "training s", "evaluation s"]
+    body = []
+    for line, found in lines.items():
+        accuracies = [_accuracy(found[setting]) if setting in found else "" for setting in settings]
+        body.append([*line, *accuracies, *_costs(list(found.values()))])
+    return [head, *body]
+
+
+def _accuracy(row: Row) -> str:
+    return f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f}"
+
+
+def _costs(rows: Sequence[Row]) -> list[str]:
+    """Width of the features, and seconds of training and of evaluation: from the least to the most of the settings."""
+    widths = {row.feature_dim for row in rows} - {None}
+    spans = [[row.training_each for row in rows], [row.evaluation_each for row in rows]]
+    return [" to ".join(map(str, sorted(widths, key=str))) or "-", *map(_seconds, spans)]
+
+
+def _seconds(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    texts = dict.fromkeys(f"{value:.1f}" if value < 10 else f"{value:.0f}" for value in sorted(known))
+    return f"{next(iter(texts))} to {list(texts)[-1]}" if len(texts) > 1 else next(iter(texts), "-")
 
 
 def _comparison_line(item: Comparison) -> list[str]:

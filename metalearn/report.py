@@ -14,7 +14,11 @@ from metalearn.one_shot import PUBLISHED, RunErrors, run_errors
 
 @dataclass(frozen=True)
 class Row:
-    """One line of report.json. Fractions; `ci95` is the half-width of the 95 % interval of `accuracy`."""
+    """One line of report.json. Fractions; `ci95` is the half-width of the 95 % interval of `accuracy`.
+
+    `seconds` are of all seeds together, `training_seconds` the part of them that was pretraining and meta-training;
+    counts of earlier versions do not say it, nor `feature_dim`, how many numbers the extractor gives an image.
+    """
 
     dataset: str
     split: str
@@ -35,6 +39,20 @@ class Row:
     error: float
     seconds: float
     extractor_settings: str = ""
+    feature_dim: int | None = None
+    training_seconds: float | None = None
+
+    @property
+    def training_each(self) -> float | None:
+        """Seconds of pretraining and meta-training of one seed; None where they are not known."""
+        return None if self.training_seconds is None else self.training_seconds / max(1, len(self.extractor_seeds))
+
+    @property
+    def evaluation_each(self) -> float | None:
+        """Seconds of extraction and testing of one seed; None where they are not known."""
+        if self.training_seconds is None:
+            return None
+        return max(0.0, self.seconds - self.training_seconds) / max(1, len(self.extractor_seeds))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from functools import partial
 from pathlib import Path
 
 from gvae.atomic import write_atomic
+from metalearn.cost_plots import draw_costs
 from metalearn.errors import UserError
-from metalearn.plots import Plots, draw
+from metalearn.plots import Plots, draw, joined
 from metalearn.render import render
 from metalearn.report import build_report, merged_cells
 from metalearn.score_plots import draw_scores
@@ -32,8 +33,7 @@ def reported(runs: Sequence[Path], baseline: str | None, format: str, folder: Pa
     text = render(report, format)
     if folder is None:
         return text, ""
-    own, scores = draw(report), draw_scores(match(cells, measured))
-    plots = Plots({**own.figures, **scores.figures}, [*own.left_out, *scores.left_out])
+    plots = joined(draw(report), draw_costs(report), draw_scores(match(cells, measured)))
     write(plots, folder)
     return text, f"written to {folder}\n\n{plots.listed(*ENDINGS)}"
 

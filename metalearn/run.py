@@ -19,9 +19,10 @@ from gvae.share import ALONE, Share
 from metalearn import config as yaml_config
 from metalearn import environment
 from metalearn.cells import Cell, load_cell, save_cell
+from metalearn.cost_plots import draw_costs
 from metalearn.errors import UserError
 from metalearn.outcomes import Outcome, load_outcome, save_outcome
-from metalearn.plots import draw
+from metalearn.plots import draw, joined
 from metalearn.progress import make_progress
 from metalearn.record import Record
 from metalearn.recorder import ScopedRecorder
@@ -129,7 +130,7 @@ class Run(ScopedRecorder):
         report.md names the plots. ``failures``: what could not be measured, a line a cell.
         """
         self.write_json("report.json", report.to_dict() | ({"failures": list(failures)} if failures else {}))
-        plots = draw(report)
+        plots = joined(draw(report), draw_costs(report))
         for name, figure in plots.figures.items():
             self.show_figure(name, figure)
         text = render(report, "md") + "\n" + plots.listed(".png")

@@ -78,7 +78,8 @@ def alike(config: BenchConfig, step: Step) -> tuple[tuple[str, ...], ...]:
 
 @dataclass(frozen=True)
 class Ready:
-    """An extractor of one seed, its features of the tested part and of the training part, and seconds it cost.
+    """An extractor of one seed, its features of the tested part and of the training part, and seconds it cost, of which
+    ``training`` to pretrain it.
 
     Features are None where no learner asks for them.
     """
@@ -87,6 +88,7 @@ class Ready:
     features: Tensor | None
     base: Tensor | None
     seconds: float
+    training: float
 
 
 class Steps:
@@ -113,7 +115,8 @@ class Steps:
     def __call__(self, step: Step) -> Outcome:
         """Do a step. Raises UserError, DataError or ModelError."""
         if isinstance(step, EncoderStep):
-            return Outcome(self.ready(step.extractor, step.seed).seconds)
+            ready = self.ready(step.extractor, step.seed)
+            return Outcome(ready.seconds, ready.training)
         return self.count(step)
 
     def encoder(self, step: Step) -> Path | None:
@@ -155,17 +158,18 @@ class Steps:
 
         tested = features(self.tested.partition) if any(reads_features(kind) for kind in kinds) else None
         base = features(self.dataset.train) if any(reads_base(kind) for kind in kinds) else None
-        return Ready(extractor, tested, base, seconds + time.monotonic() - began)
+        return Ready(extractor, tested, base, seconds + time.monotonic() - began, seconds)
 
     def count(self, step: CountStep) -> Outcome:
         """Correct counts of a learner on the extractor of a seed."""
         one, kind = self.ready(step.extractor, step.seed), self.config.learners[step.learner]
-        began, trained = time.monotonic(), learner_class(kind.kind).meta_trained
+        began, training, trained = time.monotonic(), 0.0, learner_class(kind.kind).meta_trained
         if trained:
             learner, mode = meta_trained(
                 kind, one.extractor, budget_of(self.config, step.setting), self.dataset, step.seed,
                 state=self.state(step), recorder=self.recorder(step.name), device=self.device,
             )  # fmt: skip
+            training = time.monotonic() - began
             correct = self.tested.on_images(learner, step.setting, step.name)
         elif reads_features(kind):
             learner, mode = make_learner(kind.kind, one.extractor, **kind.options), "frozen"
@@ -175,7 +179,7 @@ class Steps:
             learner, mode = make_learner(kind.kind, one.extractor, **kind.options), "finetuned"
             correct = self.tested.on_images(learner, step.setting, step.name)
         facts = facts_of(one.extractor, learner, mode, meta_trained=trained)
-        return Outcome(time.monotonic() - began, facts, correct, encoder_of(one.extractor))
+        return Outcome(time.monotonic() - began, training, facts, correct, encoder_of(one.extractor))
 
     def features_for(self, learner: Learner, one: Ready) -> Tensor:
         """What a learner reads: an extractor's features, or what is pooled over sets where it pools by itself."""

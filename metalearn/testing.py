@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,6 +23,15 @@ from tasks.fixed import FixedEpisodes
 from tasks.splits import Dataset, Partition
 
 Show = Callable[[int, int, str], None]
+
+
+class Cost(NamedTuple):
+    """Seconds of pretraining (as it took when it was done), meta-training, extraction and testing, of all seeds
+    together; ``training``: the first two alone.
+    """
+
+    seconds: float
+    training: float
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ def facts_of(extractor: FeatureExtractor, learner: Learner, mode: Mode, *, meta_
     on each support set alone saw no other label than its extractor.
     """
     labels, norm = labels_used(extractor, meta_trained), batch_norm_mode(extractor, learner)
-    return Facts(labels, mode, learner.transductive, norm, extractor.settings)
+    return Facts(labels, mode, learner.transductive, norm, extractor.settings, extractor.feature_dim)
 
 
 def make_cell(
@@ -117,17 +127,16 @@ def make_cell(
     learner_name: str,
     facts: Facts,
     correct: Int[np.ndarray, "seeds episodes"],
-    seconds: float,
+    cost: Cost,
     encoders: Sequence[str] = (),
 ) -> Cell:
-    """A cell of what was tested; ``seconds``: pretraining (as it took when it was done), extraction and testing, of
-    all seeds together; ``encoders``: the `encoder_of` of each row of counts.
-    """
+    """A cell of what was tested; ``encoders``: the `encoder_of` of each row of counts."""
     return Cell(
         dataset=tested.dataset.label, split=tested.partition.name, ways=setting.ways, shots=setting.shots,
         queries=tested.episodes.queries, episode_seed=tested.episodes.seed, extractor=name,
-        extractor_seeds=tuple(seeds), learner=learner_name, seconds=round(seconds, 2), fingerprint=tested.fingerprint,
-        correct=correct, encoders=tuple(encoders) if all(encoders) else (), **facts._asdict(),
+        extractor_seeds=tuple(seeds), learner=learner_name, seconds=round(cost.seconds, 2),
+        training_seconds=round(cost.training, 2), fingerprint=tested.fingerprint, correct=correct,
+        encoders=tuple(encoders) if all(encoders) else (), **facts._asdict(),
     )  # fmt: skip
 
 

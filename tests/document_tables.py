@@ -25,6 +25,7 @@ BATCHES = "pretraining.training.batch_size=256"
 SMALLER = {
     "configs/bench/omniglot.yaml": [*SHORT, BATCHES, "extractors.guided=random", "episodes.count=20", "seeds=[0]"],
     "configs/bench/omniglot_one_shot.yaml": [*SHORT, BATCHES],
+    "configs/quick/glyphs.yaml": [*SHORT, "dataset.classes=60", "episodes.count=20"],
     "quickstart": [*SHORT, "dataset.classes=60", "episodes.count=20"],
     "first.yaml": [*SHORT, "dataset.classes=60", "episodes.count=20", "seeds=[0]"],
     "encoder.yaml": ["dataset.classes=60", "training.epochs=1", "monitor=null"],

@@ -16,6 +16,7 @@ from scipy import stats as scipy_stats
 from sklearn.neighbors import NearestCentroid
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gvae.checkpoint import read_info
 from metalearn.cells import load_cell
 from metalearn.data import build_dataset
 from metalearn.evaluate import evaluate_features
@@ -112,6 +113,22 @@ def test_report_has_the_fixed_keys_and_honest_rows(run: Path) -> None:
     assert all(row["accuracy"] + row["error"] == pytest.approx(1) for row in report["rows"])
 
 
+def test_rows_say_how_long_training_took_and_how_wide_the_features_are(run: Path, cache: Path) -> None:
+    kept = [read_info(path) for path in cache.glob("encoders/*/encoder.safetensors")]
+    objectives = {"vae": "vae", "guided": "guided_vae", "supervised": "guided_vae_supervised"}
+    for row in json.loads((run / "report.json").read_text())["rows"]:
+        name = row["extractor"]
+        took = [one["seconds"] for one in kept if one["objective"]["kind"] == objectives.get(name)]
+        assert len(took) == (2 if name in objectives else 0)  # one a seed
+        assert row["training_seconds"] == pytest.approx(sum(took), abs=0.02)
+        assert row["seconds"] > row["training_seconds"]
+        assert row["feature_dim"] == {"pixels": 784, "guided": 14}.get(name, 16)
+    line = next(line for line in (run / "report.md").read_text().splitlines() if line.startswith("| guided | proto"))
+    each = sum(one["seconds"] for one in kept if one["objective"]["kind"] == "guided_vae") / 2
+    _, *_, width, training, _, _ = [cell.strip() for cell in line.split("|")]
+    assert width == "14" and float(training) == pytest.approx(each, abs=0.06 if each < 10 else 0.6)
+
+
 def test_pixels_agree_with_scikit_learn_on_the_same_episodes(run: Path) -> None:
     part = glyphs(classes=60).test
     images = part.images().reshape(len(part.labels), -1) / 255
@@ -189,7 +206,8 @@ def test_runs_of_one_extractor_stand_together_on_the_board(run: Path) -> None:
         assert metrics == set(EventAccumulator(str(run / "tensorboard" / result)).Reload().Tags()["scalars"])
     assert shown == {".", *trained, *results, *tested}
     tags = {tag.split("/")[0] for scope in shown for tag in pictures(run, scope)}
-    assert tags == {"augmentation", "light", "reconstruction", "traversal", "error", "difference", "shots"} & tags
+    drawn = {"error", "difference", "shots", "cost", "width"}
+    assert tags == {"augmentation", "light", "reconstruction", "traversal", *drawn} & tags
     report = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0}).Reload()
     text = report.Tensors("report/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert text == (run / "report.md").read_text()

@@ -15,6 +15,7 @@ from test_report import cell, finished
 from gvae.checkpoint import save_encoder
 from gvae.nets import initialise
 from gvae.vae import VAE
+from metalearn.cost_plots import draw_costs
 from metalearn.data import build_dataset
 from metalearn.errors import UserError
 from metalearn.measured import Measurement, make_score
@@ -112,6 +113,38 @@ def test_what_makes_no_sense_is_left_out_and_said():
         "accuracy against shots, glyphs 5-way: one number of shots only, 1",
     ]
     assert "Plots: error-glyphs-test-5w1s.png\n\nNo plot of paired differences: nothing" in plots.listed(".png")
+
+
+def test_error_stands_over_what_training_took_and_over_the_width_of_the_features():
+    runs = {"vae": (60.0, 64, 0.5), "vae@twice": (120.0, 64, 0.6), "guided": (80.0, 58, 0.7), "pixels": (0.0, 784, 0.3)}
+    cells = [
+        cell(name, right, seeds=0 if name == "pixels" else 2, learner=learner, training_seconds=2 * each,
+             feature_dim=width, seconds=2 * each + 4)
+        for learner in ("prototypical", "ridge") for name, (each, width, right) in runs.items()
+    ]  # fmt: skip
+    report = build_report(cells, "pixels")
+    plots = draw_costs(report)
+    assert list(plots.figures) == ["cost-glyphs-test-5w1s", "width-glyphs-test-5w1s"] and not plots.left_out
+    for name, place in (("cost-glyphs-test-5w1s", 0), ("width-glyphs-test-5w1s", 1)):
+        panels = plots.figures[name].axes
+        assert [panel.get_title() for panel in panels] == ["prototypical", "ridge"]
+        for panel in panels:
+            rows = {row.extractor: row for row in report.rows if row.learner == panel.get_title()}
+            lines = {one.get_label(): one.lines[0].get_xydata().tolist() for one in panel.containers}
+            expected = {key: [[runs[key][place], 100 * row.error]] for key, row in rows.items() if runs[key][place]}
+            expected["vae"] += expected.pop("vae@twice")  # one extractor, two runs: a line
+            assert {key: np.asarray(line) for key, line in lines.items()} == {
+                key: pytest.approx(np.asarray(line)) for key, line in expected.items()
+            }
+
+
+def test_costs_that_are_not_known_or_all_the_same_are_not_drawn():
+    plots = draw_costs(build_report([cell(), cell("vae", training_seconds=3.0, feature_dim=64, seconds=4.0)], "pixels"))
+    assert not plots.figures
+    assert plots.left_out == [
+        "error against seconds of training, one seed, glyphs 5w1s: all that say it, 1 of 2 rows, say the same",
+        "error against features (numbers an image), glyphs 5w1s: all that say it, 1 of 2 rows, say the same",
+    ]
 
 
 def test_many_rows_do_not_overlap_and_nothing_leaves_the_picture():
