@@ -26,6 +26,7 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "processor": processor(),
         "device": device_name(device),
         "processes": started(),
         "packages": {"metalearn": __version__} | {name: version(name) for name in PACKAGES},
@@ -53,6 +54,15 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def processor() -> str:
+    """The CPU's name, empty where the system does not tell it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def device_name(device: str) -> str:

@@ -1,0 +1,170 @@
+"""Makes the tables of docs/results.md from finished runs, so that no number there is typed.
+
+    python scripts/results.py keep NAME RUN... [--baseline NAME]    # what runs found, to docs/results/NAME.json
+    python scripts/results.py                                        # docs/results.md anew from what is kept
+
+A block of docs/results.md from ``<!-- table: NAME -->`` to ``<!-- end -->`` is replaced; ``NAME:error`` has the errors
+alone, ``NAME:difference`` the comparisons alone. What stands between blocks is written by hand.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from metalearn.config import parse
+from metalearn.errors import UserError
+from metalearn.report import merge
+
+ROOT = Path(__file__).parents[1]
+PAGE, FOLDER = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
+BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+)(?::(?P<part>error|difference))? -->\n.*?<!-- end -->", re.DOTALL)
+
+Line = Sequence[str]
+
+
+def keep(name: str, runs: Sequence[Path], baseline: str | None) -> Path:
+    """Write what docs/results.md says of finished runs: report, and of each run its start, versions and budget."""
+    report = merge(runs, baseline).to_dict()
+    path = FOLDER / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"runs": [described(run) for run in runs], **rounded(report)}, indent=1) + "\n")
+    return path
+
+
+def described(run: Path) -> dict[str, Any]:
+    """What ran, when, on what and for how long; without the paths of the machine."""
+    start = json.loads((run / "environment.json").read_text())["starts"][-1]
+    config = parse((run / "resolved.yaml").read_text(), "resolved.yaml")
+    return {
+        "run": run.name, "day": start["started"][:10], "python": start["python"], "torch": start["packages"]["torch"],
+        "cpus": start["cpus"], "processor": start.get("processor", ""), "device": start["device"],
+        "training": {**config["pretraining"]["model"], **config["pretraining"]["training"]},
+    }  # fmt: skip
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with six digits a number: more than a table shows."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def page(text: str, folder: Path = FOLDER) -> str:
+    """The page with every block made anew. Raises UserError for one that names nothing that is kept."""
+
+    def table(found: re.Match[str]) -> str:
+        path = folder / f"{found['name']}.json"
+        if not path.is_file():
+            raise UserError(f"docs/results.md: no {path.name} is kept; allowed: {', '.join(kept(folder)) or 'none'}")
+        data, part = json.loads(path.read_text()), found["part"]
+        parts = [] if part == "difference" else [said(data), markdown(errors(data["rows"]))]
+        if data["comparisons"] and part != "error":
+            parts += [compared(data["comparisons"]), markdown(differences(data["comparisons"]))]
+        return "\n\n".join([found[0].splitlines()[0], *parts, "<!-- end -->"])
+
+    return BLOCK.sub(table, text)
+
+
+def kept(folder: Path) -> list[str]:
+    """Names of what is kept."""
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def said(data: dict[str, Any]) -> str:
+    """What the table of errors is of."""
+    first, run = data["rows"][0], data["runs"][0]
+    days = " and ".join(dict.fromkeys(one["day"] for one in data["runs"]))
+    machine = f"{run['cpus']} CPU cores ({run['processor']})" if run["device"] == "cpu" else run["device"]
+    return (
+        f"{first['dataset']}, {first['split']} classes: error in percent, ± half of the 95 % interval; "
+        f"N = {span(row['episodes'] for row in data['rows'])} episodes of {first['queries']} queries a class. "
+        f"{days}, {machine}, Python {run['python']}, torch {run['torch']}."
+    )
+
+
+def compared(items: Sequence[dict[str, Any]]) -> str:
+    """What the table of differences is of."""
+    return (
+        f"Error minus that of {items[0]['baseline']} with the same learner on the same episodes, points "
+        f"[95 % interval]; * Holm's p over these {len(items)} comparisons is below 0.05:"
+    )
+
+
+def errors(rows: Sequence[dict[str, Any]]) -> list[Line]:
+    """An extractor with a learner a line, a setting a column; behind it what the encoder saw and what it cost."""
+    settings = list(dict.fromkeys((row["ways"], row["shots"]) for row in rows))
+    lines: dict[tuple[str, str], dict[tuple[int, int], dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault((row["extractor"], row["learner"]), {})[row["ways"], row["shots"]] = row
+    head = ["extractor", "learner", *(f"{ways}w{shots}s" for ways, shots in settings), "labels", "mode", "seeds",
+            "features", "training s", "evaluation s"]  # fmt: skip
+    table: list[Line] = [head]
+    for names, found in lines.items():
+        row = next(iter(found.values()))
+        each = max(1, len(row["extractor_seeds"]))
+        training = [one["training_seconds"] / each for one in found.values()]
+        testing = [(one["seconds"] - one["training_seconds"]) / each for one in found.values()]
+        values = [f"{100 * found[one]['error']:.2f} ± {100 * found[one]['ci95']:.2f}" for one in settings]
+        mode = row["mode"] + (", transductive" if row["transductive"] else "")
+        seeds = str(len(row["extractor_seeds"]) or "-")
+        table.append([*names, *values, row["labels_used"], mode, seeds, str(row["feature_dim"]),
+                      f"{sum(training) / len(training):.0f}", f"{sum(testing) / len(testing):.1f}"])  # fmt: skip
+    return table
+
+
+def differences(items: Sequence[dict[str, Any]]) -> list[Line]:
+    """A candidate with a learner a line, a setting a column."""
+    settings = list(dict.fromkeys((item["ways"], item["shots"]) for item in items))
+    lines: dict[tuple[str, str], dict[tuple[int, int], dict[str, Any]]] = {}
+    for item in items:
+        lines.setdefault((item["candidate"], item["learner"]), {})[item["ways"], item["shots"]] = item
+    table: list[Line] = [["extractor", "learner", *(f"{ways}w{shots}s" for ways, shots in settings)]]
+    for names, found in lines.items():
+        table.append([*names, *(difference(found[one]) if one in found else "" for one in settings)])
+    return table
+
+
+def difference(item: dict[str, Any]) -> str:
+    """``-2.84 [-4.51, -1.16]``, with a star where it is beyond chance."""
+    low, high = item["difference_ci95"]
+    star = " *" if item["p_value_holm"] < 0.05 else ""
+    return f"{100 * item['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]{star}"
+
+
+def markdown(table: Sequence[Line]) -> str:
+    """Markdown of a table whose first line is its head."""
+    head, *body = ["| " + " | ".join(line) + " |" for line in table]
+    return "\n".join([head, "|" + " --- |" * len(table[0]), *body])
+
+
+def span(numbers: Iterable[int]) -> str:
+    """``200``, or ``50 to 200``."""
+    found = sorted(set(numbers))
+    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def main(words: Sequence[str]) -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command")
+    keeping = commands.add_parser("keep", help="keep what is said of finished runs")
+    keeping.add_argument("name")
+    keeping.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    keeping.add_argument("--baseline")
+    given = parser.parse_args(words)
+    if given.command == "keep":
+        print(keep(given.name, given.runs, given.baseline).relative_to(ROOT))
+    PAGE.write_text(page(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))
