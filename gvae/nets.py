@@ -34,12 +34,16 @@ TRUNKS: dict[str, tuple[Callable[..., Encoder], Callable[..., nn.Module]]] = {
 def build_trunk(name: str, image_shape: ImageShape, latents: int) -> tuple[Encoder, nn.Module]:
     """Build the encoder (with ``hidden_dim``) and decoder called ``name``.
 
-    Raises ModelError on an unknown name, and on images that the trunk does not take.
+    ``conv4/conv`` is the encoder of one and the decoder of another: features are the encoder's, and a light decoder
+    leaves it the time. Raises ModelError on an unknown name, and on images that the trunk does not take.
     """
-    if name not in TRUNKS:
-        raise ModelError(f"unknown trunk {name!r}; allowed: {', '.join(sorted(TRUNKS))}")
-    encoder, decoder = TRUNKS[name]
-    return encoder(image_shape), decoder(image_shape, latents)
+    first, slash, second = name.partition("/")
+    for one in (first, second) if slash else (first,):
+        if one not in TRUNKS:
+            raise ModelError(
+                f"unknown trunk {one!r}; allowed: {', '.join(sorted(TRUNKS))}, or two of them as ENCODER/DECODER"
+            )
+    return TRUNKS[first][0](image_shape), TRUNKS[second or first][1](image_shape, latents)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ Augmentation = Annotated[dict[str, Any], AfterValidator(_augmentation)] | None
 
 
 class ModelConfig(Settings):
-    """Network of a VAE: encoder and decoder trunk, number of latents."""
+    """Network of a VAE: encoder and decoder trunk (`conv4`, or of two trunks `conv4/conv`), number of latents."""
 
     trunk: str = "conv"
     latents: Count = 64

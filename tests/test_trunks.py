@@ -52,6 +52,21 @@ def test_a_trunk_keeps_its_contract(trunk, shape):
             torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("encoder", "decoder"), [("conv4", "conv"), ("resnet12", "conv4"), ("conv", "release28")])
+def test_two_trunks_give_the_encoder_of_one_and_the_decoder_of_the_other(encoder, decoder):
+    found = build_trunk(f"{encoder}/{decoder}", (1, 28, 28), LATENTS)
+    expected = build_trunk(encoder, (1, 28, 28), LATENTS)[0], build_trunk(decoder, (1, 28, 28), LATENTS)[1]
+    for one, other in zip(found, expected, strict=True):
+        assert type(one) is type(other) and count(one) == count(other)
+    assert found[1](random(2, LATENTS)).shape == (2, 1, 28, 28)
+
+
+@pytest.mark.parametrize(("trunk", "wrong"), [("conv/", ""), ("/conv", ""), ("conv/cnv", "cnv"), ("cnv/conv", "cnv")])
+def test_half_of_a_pair_that_is_no_trunk_is_named(trunk, wrong):
+    with pytest.raises(ModelError, match=f"unknown trunk '{wrong}'; allowed: .*, or two of them as ENCODER/DECODER"):
+        build_trunk(trunk, (1, 28, 28), LATENTS)
+
+
 @pytest.mark.parametrize("trunk", TRUNKS)
 def test_initialise_makes_a_used_network_new(trunk):
     """Weights, and batch norm's: whatever a network was before, after it is a function of the seed."""
