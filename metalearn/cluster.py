@@ -2,12 +2,9 @@
 
 import contextlib
 import pickle
-import signal
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +19,10 @@ from metalearn.crew import TRIES, Crew, Done, Lost, News
 from metalearn.errors import UserError
 from metalearn.given import find_data_root
 from metalearn.graph import Failure, Graph
+from metalearn.interrupt import interrupt_noted
 from metalearn.node import Job, Node, Report, facts_of
 from metalearn.shipping import packed, unpacked
 from metalearn.steps import Step, Steps
-
-
-@contextmanager
-def interrupt_noted() -> Iterator[Callable[[], None]]:
-    """Inside, an interrupt waits until what is given here is called, and that raises it; a second one does not wait.
-
-    Ray, interrupted in the middle of its own work, may raise anything.
-    """
-    noted: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(number)
-
-    def raise_it() -> None:
-        if noted:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # which alone hears of interrupts
-        yield raise_it
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield raise_it
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class Hand:
