@@ -162,6 +162,21 @@ def normalised_temperature_cross_entropy(
     return each.view(2, n).mean(0)
 
 
+def supervised_contrastive(
+    z: Float[Tensor, "n d"], labels: Int[Tensor, " n"], temperature: float
+) -> Float[Tensor, " n"]:
+    """Supervised contrastive loss of Khosla et al. 2020, equation 2 (L_out), nats: which others are of the same class.
+
+    Similarity is the cosine over ``temperature``; the mean log-probability of a row's partners among the n - 1 others,
+    negative. 0 for a row without a partner.
+    """
+    views = F.normalize(z, dim=1)
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    log_probability = (views @ views.T / temperature).masked_fill(itself, -math.inf).log_softmax(1)
+    partners = (labels[:, None] == labels) & ~itself
+    return -log_probability.masked_fill(~partners, 0).sum(1) / partners.sum(1).clamp_min(1)
+
+
 def variance_explained(answer: Float[Tensor, "n k"], truth: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
     """R2 over the batch, the mean over columns: 1 - residual / variance; 0 for the mean, below for worse."""
     residual = (answer - truth).square().mean(0)

@@ -17,6 +17,7 @@ from gvae.objective import VAEObjective
 from gvae.outside import gives, refusal
 from gvae.part import Part
 from gvae.regularizers import DIPI, DIPII, REGULARIZERS, Beta, Capacity, Factor, Regularizer
+from gvae.same_class import SameClass
 from gvae.set_objective import guided_neural_statistician, neural_statistician
 from gvae.warps import Warps
 
@@ -32,6 +33,7 @@ PARTS: dict[str, Callable[..., Part]] = {
     "attribute": Attribute,
     "warps": Warps,
     "instances": Instances,
+    "same_class": SameClass,
 }
 
 
@@ -161,6 +163,10 @@ OBJECTIVES: dict[str, Callable[..., VAEObjective]] = {
     "guided_instances": _INSTANCES,
     "contrastive": Method("Contrastive encoder: two warps of an image, no VAE (Chen et al. 2020).", Regularizer,
                           Instances, elbo=0.0),
+    "guided_same_class": Method("Guidance by known warps, and by class: images of one class excite one content.",
+                                Beta, Warps, SameClass),
+    "supervised_contrastive": Method("Supervised contrastive encoder: images of a class, no VAE (Khosla et al. 2020).",
+                                     Regularizer, SameClass, elbo=0.0),
     "neural_statistician": neural_statistician,
     "guided_neural_statistician": guided_neural_statistician,
     "guided": guided,

@@ -25,7 +25,8 @@ class Part(nn.Module):
     ``labels_used``: none, class or factor. ``factor``: the known factor that it reads, if any. ``warped``: whether it
     needs images that are warped; ``second_view``: whether it needs each image under a second warp too. ``adversary``:
     what reads from latents that should not say it; trained in a phase of its own. ``label``: which part of its kind it
-    is, in the names of its terms. A part with an adversary, or with inhibition apart, gives the losses of those phases.
+    is, in the names of its terms. ``set_size``: how many images of one class it needs together in a batch. A part with
+    an adversary, or with inhibition apart, gives the losses of those phases.
 
     Where several processes train, images are a process's own and latents those of the whole batch: see ``Batch`` and
     ``Seen``. A loss is a mean over the former or over the latter, and both are right.
@@ -35,6 +36,7 @@ class Part(nn.Module):
     factor: str | None = None
     warped: bool = False
     second_view: bool = False
+    set_size: int = 1
     adversary: nn.Module | None
     label: str = ""
 

@@ -52,7 +52,9 @@ class Auxiliary:
         }
         known = {name: torch.from_numpy(train.factors[name]).to(device) for name in objective.factors}
         images, labels = torch.from_numpy(train.images()).to(device), torch.from_numpy(train.labels).to(device)
-        self._batches = Shuffled(images, labels, batch_size, seed, known, share)
+        if share.processes > 1 and objective.set_size > 1:
+            raise UserError("auxiliary: an objective on sets of a class is trained by one process; leave torchrun out")
+        self._batches = Shuffled(images, labels, batch_size, seed, known, share, set_size=objective.set_size)
 
     def parameters(self) -> list[nn.Parameter]:
         """What the learner's optimiser trains for it: all but adversaries, the extractor's own parameters included."""

@@ -23,6 +23,7 @@ SETTINGS = {
     "eval_every": 2, "eval_episodes": 6,
 }  # fmt: skip
 NAMES = ["vae", "factor_vae", "guided_vae", "guided_vae_supervised", "guided_warps", "guided_instances", "contrastive"]
+NAMES += ["guided_same_class"]
 
 
 @pytest.fixture(scope="module")

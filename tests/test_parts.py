@@ -17,13 +17,15 @@ from gvae.batch import Batch, Seen
 from gvae.errors import ModelError
 from gvae.guidance import LightDecoder
 from gvae.nets import TRUNKS, ConvDecoder, ConvEncoder
+from gvae.objective import VAEObjective
 from gvae.objectives import OBJECTIVES, PARTS
 from gvae.pretrain import Training, build_optimisers, pretrain
 from gvae.recorder import Recorder
-from gvae.regularizers import REGULARIZERS
+from gvae.regularizers import REGULARIZERS, Beta
+from gvae.same_class import SameClass
 from gvae.vae import Posterior
 from gvae.warp import sampling_matrix, warp
-from gvae.warps import standardised
+from gvae.warps import Warps, standardised
 
 SHAPE, CLASSES, LATENTS = (1, 12, 12), 3, 12
 WARP = {"rotation": 20.0, "scale": [0.8, 1.2], "translation": 0.1}
@@ -32,6 +34,7 @@ PART = {
     "attribute": {"kind": "attribute", "latents": 3, "head": "prototype"},
     "warps": {"kind": "warps"},
     "instances": {"kind": "instances", "instance_weight": 1.0, "projection": 8},
+    "same_class": {"kind": "same_class", "class_weight": 1.0},
 }
 SIZE = {"kind": "attribute", "attribute": "size", "target": "continuous", "latents": 1, "form": "release"}
 DARK = {"kind": "attribute", "attribute": "dark", "target": "binary", "latents": 1}
@@ -199,10 +202,12 @@ def test_what_a_factor_lacks_is_said():
         (["warps"], {"warp": {"flip": 0.5}}, "warp: crop .* and flip 0.5 have no slot; allowed: rotation, scale"),
         (["warps"], {"warp": {"brightness": 0.5}}, "which moves no pixel; allowed: one or more of rotation"),
         (["warps"], {"warp": {"rotatio": 5}}, "warp: unknown option 'rotatio'; allowed: rotation, translation"),
-        (["instance"], {}, "parts.0: unknown kind 'instance'; allowed: geometry, attribute, warps, instances"),
+        (["instance"], {}, "parts.0: unknown kind 'instance'; allowed: geometry, attribute, warps, instances, same"),
         ([{"kind": "warps", "excite": 1}], {}, "parts.0: warps: unknown option 'excite'; allowed: excitation, inhib"),
         ([{"kind": "instances", "slots": ["class"]}], {}, r"slots \['class'\]: one or more of content"),
         ([{"kind": "instances", "temperature": 0.0}], {}, "temperature, projection: given 0.0, 0; allowed: above 0"),
+        ([{"kind": "same_class", "slots": []}], {}, r"slots \[\]: one or more of content"),
+        ([{"kind": "same_class", "set_size": 1}], {}, "temperature, set_size: given 0.1, 1; allowed: above 0, and 2"),
         ([], {"elbo": 0.0}, "elbo: given 0.0; allowed: above 0, or 0 where parts train the encoder alone"),
         (["geometry", {**SIZE, "attribute": "scale", "latents": 2}], {}, "slot 'scale': one part asks for 1 latents"),
     ],
@@ -305,6 +310,55 @@ def test_contrastive_learns_to_find_the_other_warp_and_costs_no_decoder():
         last = objective.loss(batch._replace(generator=torch.Generator().manual_seed(4)))[1]
     assert last["instances"] < 0.5 * first["instances"] and last["instance_accuracy"] > 0.9
     assert all(map(torch.equal, decoder, objective.vae.decoder.parameters()))
+
+
+def test_images_of_a_class_are_shown_together_and_learn_to_find_each_other():
+    images, labels = shapes()
+    images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(2))]
+    names = torch.arange(len(images)) % 40  # of six images each, which have nothing in common but the label
+    objective = OBJECTIVES["supervised_contrastive"](SHAPE, 40, len(images), 0, "tiny", LATENTS, set_size=3)
+    assert objective.set_size == 3 and objective.labels_used == "class" and not objective.decodes
+    seen = []
+    inner = objective.loss
+    objective.loss = lambda batch: seen.append(batch.labels) or inner(batch)
+    pretrain(objective, images, names, training=Training(1, 24, 5e-3), seed=0)
+    assert all((batch.view(-1, 3) == batch[::3, None]).all() for batch in seen) and len(seen) == 10
+    batch = Batch(images[:120] / 255, labels[:120], torch.Generator())
+    objective = OBJECTIVES["supervised_contrastive"](SHAPE, 3, len(images), 0, "tiny", LATENTS)
+    images, labels = shapes(seed=1)
+    batch = Batch(images[:60] / 255, labels[:60], torch.Generator())
+    first = objective.loss(batch)[1]
+    assert set(first) == {"same_class", "same_class_accuracy"}
+    pretrain(objective, images, labels, training=Training(6, 24, 5e-3), seed=0)
+    with torch.no_grad():
+        last = objective.eval().loss(batch)[1]
+    least = math.log(19)  # of 59 others the 19 partners, alike: nothing tells one from another
+    assert least <= last["same_class"] < least + 0.5 * (first["same_class"] - least)
+    assert last["same_class_accuracy"] > 0.95
+
+
+def test_both_views_of_an_image_count_where_there_are_two():
+    one, two = make(PART["same_class"]), make(PART["same_class"], PART["instances"])
+    assert one.set_size == two.set_size == 2
+    batch = batch_of(6)
+    with torch.no_grad():
+        for objective, views in ((one, 1), (two, 2)):
+            seen = objective.look(batch)
+            both = [seen.posterior.mean, *([seen.other.mean] if views == 2 else [])]
+            z, labels = torch.cat([objective.vae.slot(mean, "content") for mean in both]), batch.labels.repeat(views)
+            expected = losses.supervised_contrastive(z, labels, 0.1).mean()
+            torch.testing.assert_close(objective.parts[0].loss(batch, seen)[1]["same_class"], expected)
+
+
+def test_parts_that_want_sets_of_different_size_are_refused():
+    class Threes(Warps):
+        set_size = 3
+
+    with pytest.raises(ModelError, match=r"set_size: parts ask for \[2, 3\]; allowed: one number of images"):
+        VAEObjective(
+            SHAPE, 3, 30, 0, "tiny", LATENTS, regularizer=Beta(), parts=[Threes(), SameClass()],
+            warp=Augment(rotation=9.0),
+        )  # fmt: skip
 
 
 def test_components_are_sorted_by_the_variance_that_they_account_for():

@@ -116,6 +116,28 @@ def test_nt_xent_of_views_that_say_nothing_is_the_log_of_the_choices():
     torch.testing.assert_close(found, torch.full((5,), math.log(9), dtype=torch.float64))
 
 
+def test_supervised_contrastive_by_its_sums():
+    """Khosla et al. 2020, equation 2, row by row in float64."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 0, 2, 1, 0, 3])
+    found = losses.supervised_contrastive(z, labels, 0.3)
+    unit = (z / z.norm(dim=1, keepdim=True)).numpy()
+    for i in range(7):
+        others = [k for k in range(7) if k != i]
+        total = sum(np.exp(unit[i] @ unit[k] / 0.3) for k in others)
+        partners = [k for k in others if labels[k] == labels[i]]
+        each = [-np.log(np.exp(unit[i] @ unit[k] / 0.3) / total) for k in partners]
+        assert found[i].item() == pytest.approx(np.mean(each) if partners else 0.0)
+
+
+def test_supervised_contrastive_of_pairs_is_nt_xent():
+    one, other = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = losses.supervised_contrastive(torch.cat([one, other]), torch.arange(6).repeat(2), 0.2)
+    expected = losses.normalised_temperature_cross_entropy(one, other, 0.2)
+    torch.testing.assert_close(found.view(2, 6).mean(0), expected)
+
+
 def test_variance_explained_is_scikit_learns_r2():
     answer, truth = noise(30, 2), noise(30, 2, seed=1)
     assert losses.variance_explained(answer, truth).item() == pytest.approx(r2_score(truth, answer), rel=1e-9)
