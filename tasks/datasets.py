@@ -19,7 +19,7 @@ from tasks.oneshot import omniglot_runs
 from tasks.own_images import csv, folder
 from tasks.progress import Progress, silent
 from tasks.shapes3d import SHAPES3D
-from tasks.splits import Dataset, lake, rotated, shuffled, upright, vinyals
+from tasks.splits import Dataset, lake, rotated, shuffled, training_turned, upright, vinyals
 from tasks.sprites import sprites
 
 
@@ -66,6 +66,7 @@ def omniglot_runs_generated(
     root: Path,
     *,
     split_seed: int = 0,
+    rotations: bool = False,
     image_size: int = 28,
     cache: Path | None = None,
     report: Progress = silent,
@@ -73,10 +74,14 @@ def omniglot_runs_generated(
     """Omniglot's split lake, tested on one-shot runs that are made by the published recipe, not the official ones.
 
     ``fixed`` gives the runs of a seed, see tasks.made_runs: 20 tasks of 20 characters of one alphabet, the image to
-    learn from and the one to test by two drawers. Options and errors: see omniglot.
+    learn from and the one to test by two drawers. rotations: whether each quarter turn of a training character is a
+    class of its own; validation and runs are upright. Other options and errors: see omniglot.
     """
-    dataset = omniglot(root, split_seed=split_seed, image_size=image_size, cache=cache, report=report)
-    return replace(dataset, name=made_runs.NAME, fixed=partial(made_runs.made_runs, dataset.test))
+    store = omniglot_store(existing(root), image_size=image_size, cache=cache, report=report)
+    sets = store.info["parts"]
+    parts = lake(sets[BACKGROUND.folder], sets[EVALUATION.folder], split_seed)
+    dataset = Dataset.of_classes(made_runs.NAME, "lake", store, training_turned(parts) if rotations else parts)
+    return replace(dataset, fixed=partial(made_runs.made_runs, dataset.test))
 
 
 def glyphs(

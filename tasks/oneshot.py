@@ -22,7 +22,7 @@ from tasks.omniglot import BACKGROUND, Part, drawing_decoder
 from tasks.oneshot_files import ARCHIVE, LABELS, place_of_runs, read_runs
 from tasks.packing import newest, packed
 from tasks.progress import Progress, silent
-from tasks.splits import Dataset, Partition, lake
+from tasks.splits import Dataset, Partition, lake, training_turned
 from tasks.tree_base import digest
 
 NAME = "omniglot-runs"
@@ -58,6 +58,7 @@ def omniglot_runs(
     root: Path,
     *,
     split_seed: int = 0,
+    rotations: bool = False,
     image_size: int = 28,
     cache: Path | None = None,
     report: Progress = silent,
@@ -66,7 +67,8 @@ def omniglot_runs(
 
     train and val: the 964 characters of the background set as omniglot's split ``lake`` has them. test: 400 classes
     ``runNN/classKK`` of two drawings, the one to learn from, then the one to test. one_shot_episodes gives the
-    published tasks, and so does ``fixed`` of the dataset: no others are tested. Images are (1, image_size, image_size)
+    published tasks, and so does ``fixed`` of the dataset: no others are tested. rotations: whether each quarter turn of
+    a training character is a class of its own; validation and runs are upright. Images are (1, image_size, image_size)
     uint8, ink 255. Raises DataError for whatever is wrong with root, files or settings.
     """
     root = existing(root)
@@ -76,7 +78,8 @@ def omniglot_runs(
         found = listing(root, cache=cache, report=report)
         store = packed(NAME, found, decoder, root=root, cache=cache, report=report)
     sets = store.info["parts"]
-    dataset = Dataset.of_classes(NAME, "lake", store, lake(sets[BACKGROUND.folder], sets[_RUNS], split_seed))
+    parts = lake(sets[BACKGROUND.folder], sets[_RUNS], split_seed)
+    dataset = Dataset.of_classes(NAME, "lake", store, training_turned(parts) if rotations else parts)
     return replace(dataset, fixed=partial(official_runs, dataset.test))
 
 

@@ -157,6 +157,11 @@ def rotated(names: Iterable[str]) -> list[str]:
     return [f"{name}/rot{degrees:03d}" for name in names for degrees in (0, 90, 180, 270)]
 
 
+def training_turned(parts: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The same parts, each training class as four, turned; validation and test stay as they are."""
+    return {**parts, "train": rotated(parts["train"])}
+
+
 def upright(names: Iterable[str]) -> list[str]:
     """Keep the classes that are turned by 0 degrees, without the suffix that says so."""
     return [base_class(name) for name in names if name.endswith("/rot000")]

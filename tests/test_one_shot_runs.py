@@ -314,6 +314,9 @@ def test_runs_of_the_real_evaluation_set(omniglot_root, monkeypatch, tmp_path):
     check_recipe(dataset.test, runs, RECIPE)
     assert {name.split("/")[0] for name in dataset.test.class_names} == oneshot.ALPHABETS
     assert dataset.train.fingerprint == omniglot(omniglot_root).train.fingerprint  # so encoders are shared
+    turned = omniglot_runs_generated(omniglot_root, rotations=True)
+    assert len(turned.train.class_names) == 4 * len(dataset.train.class_names)
+    assert (turned.fixed(0).query == runs.query).all() and turned.test.fingerprint == dataset.test.fingerprint
     one = the_test_of(dataset, settings=["20w1s"], count=20)
     pixels = torch.from_numpy(dataset.test.images()).flatten(1).float() / 255
     correct = one.on_features(make_learner("nearest_neighbour"), pixels, one.episodes.settings[0], "pixels")

@@ -79,6 +79,18 @@ def test_classes_of_two_drawings_after_the_background_set(root: Path) -> None:
         np.testing.assert_array_equal(image, pixels(name))
 
 
+def test_training_classes_may_be_turned_and_no_others(root: Path) -> None:
+    as_folder(root)
+    plain, turned = omniglot_runs(root), omniglot_runs(root, rotations=True)
+    assert turned.test.fingerprint == plain.test.fingerprint and turned.val.fingerprint == plain.val.fingerprint
+    assert turned.train.class_names == tuple(
+        f"{name}/rot{degrees:03d}" for name in plain.train.class_names for degrees in (0, 90, 180, 270)
+    )
+    images = plain.train.images().reshape(2, DRAWINGS, 1, 28, 28)
+    expected = np.stack([np.rot90(images, quarter, (3, 4)) for quarter in range(4)], 1)
+    np.testing.assert_array_equal(turned.train.images(), expected.reshape(-1, 1, 28, 28))
+
+
 @pytest.mark.parametrize("place", ["", "deep/below"])
 @pytest.mark.parametrize("write", [as_folder, as_zip, functools.partial(as_zip, above="all_runs/")])
 def test_folders_and_zips_anywhere_are_alike(root: Path, tmp_path_factory, write, place: str) -> None:
