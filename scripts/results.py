@@ -1,6 +1,7 @@
 """Makes the tables of docs/results.md from finished runs, so that no number there is typed.
 
     python scripts/results.py keep NAME RUN... [--baseline NAME]    # what runs found, to docs/results/NAME.json
+    python scripts/results.py keep NAME RUN... --pairs guided:vae   # each candidate against a baseline of its own
     python scripts/results.py                                        # docs/results.md anew from what is kept
 
 A block of docs/results.md from ``<!-- table: NAME -->`` to ``<!-- end -->`` is replaced; ``NAME:error`` has the errors
@@ -15,9 +16,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from metalearn import stats
 from metalearn.config import parse
 from metalearn.errors import UserError
-from metalearn.report import merge
+from metalearn.report import build_report, merge, merged_cells
 
 ROOT = Path(__file__).parents[1]
 PAGE, FOLDER = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
@@ -26,13 +28,30 @@ BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+)(?::(?P<part>error|difference))
 Line = Sequence[str]
 
 
-def keep(name: str, runs: Sequence[Path], baseline: str | None) -> Path:
+def keep(name: str, runs: Sequence[Path], baseline: str | None = None, pairs: Sequence[str] = ()) -> Path:
     """Write what docs/results.md says of finished runs: report, and of each run its start, versions and budget."""
     report = merge(runs, baseline).to_dict()
+    if pairs:
+        report["comparisons"] = paired(runs, pairs)
     path = FOLDER / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"runs": [described(run) for run in runs], **rounded(report)}, indent=1) + "\n")
     return path
+
+
+def paired(runs: Sequence[Path], pairs: Sequence[str]) -> list[dict[str, Any]]:
+    """Comparisons of each ``candidate:baseline``, p-values adjusted over all of them together. Raises UserError."""
+    cells, _ = merged_cells(runs)
+    found: list[dict[str, Any]] = []
+    for pair in pairs:
+        candidate, _, baseline = pair.partition(":")
+        missing = {candidate, baseline} - {cell.extractor for cell in cells}
+        if missing:
+            raise UserError(f"--pairs {pair}: no {' and no '.join(sorted(missing))} in these runs; write it NAME:NAME")
+        own = [cell for cell in cells if cell.extractor in (candidate, baseline)]
+        found += build_report(own, baseline).to_dict()["comparisons"]
+    adjusted = stats.holm([one["p_value"] for one in found])
+    return [{**one, "p_value_holm": float(p)} for one, p in zip(found, adjusted, strict=True)]
 
 
 def described(run: Path) -> dict[str, Any]:
@@ -90,8 +109,9 @@ def said(data: dict[str, Any]) -> str:
 
 def compared(items: Sequence[dict[str, Any]]) -> str:
     """What the table of differences is of."""
+    baselines = " or ".join(dict.fromkeys(item["baseline"] for item in items))
     return (
-        f"Error minus that of {items[0]['baseline']} with the same learner on the same episodes, points "
+        f"Error minus that of {baselines} with the same learner on the same episodes, points "
         f"[95 % interval]; * Holm's p over these {len(items)} comparisons is below 0.05:"
     )
 
@@ -121,12 +141,15 @@ def errors(rows: Sequence[dict[str, Any]]) -> list[Line]:
 def differences(items: Sequence[dict[str, Any]]) -> list[Line]:
     """A candidate with a learner a line, a setting a column."""
     settings = list(dict.fromkeys((item["ways"], item["shots"]) for item in items))
-    lines: dict[tuple[str, str], dict[tuple[int, int], dict[str, Any]]] = {}
+    several = len({item["baseline"] for item in items}) > 1
+    lines: dict[tuple[str, ...], dict[tuple[int, int], dict[str, Any]]] = {}
     for item in items:
-        lines.setdefault((item["candidate"], item["learner"]), {})[item["ways"], item["shots"]] = item
-    table: list[Line] = [["extractor", "learner", *(f"{ways}w{shots}s" for ways, shots in settings)]]
-    for names, found in lines.items():
-        table.append([*names, *(difference(found[one]) if one in found else "" for one in settings)])
+        names = (item["candidate"], *([item["baseline"]] if several else []), item["learner"])
+        lines.setdefault(names, {})[item["ways"], item["shots"]] = item
+    head = ["extractor", "against", "learner"] if several else ["extractor", "learner"]
+    table: list[Line] = [[*head, *(f"{ways}w{shots}s" for ways, shots in settings)]]
+    for line, found in lines.items():
+        table.append([*line, *(difference(found[one]) if one in found else "" for one in settings)])
     return table
 
 
@@ -157,9 +180,10 @@ def main(words: Sequence[str]) -> None:
     keeping.add_argument("name")
     keeping.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     keeping.add_argument("--baseline")
+    keeping.add_argument("--pairs", nargs="+", default=[], metavar="CANDIDATE:BASELINE")
     given = parser.parse_args(words)
     if given.command == "keep":
-        print(keep(given.name, given.runs, given.baseline).relative_to(ROOT))
+        print(keep(given.name, given.runs, given.baseline, given.pairs).relative_to(ROOT))
     PAGE.write_text(page(PAGE.read_text()))
 
 

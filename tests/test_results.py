@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from test_report import cell, finished
 
+from metalearn import stats
 from metalearn.errors import UserError
 from metalearn.report import merge
 
@@ -66,6 +67,22 @@ def test_tables_hold_the_numbers_of_the_report(folder):
     assert text.count("Error minus that of vae") == 1 and text.count("N = 200 episodes of 15 queries a class") == 2
     assert "Before." in text and "Between." in text and "old" not in text
     assert results.page(text, kept) == text
+
+
+def test_pairs_are_each_against_its_own_and_adjusted_together(folder, tmp_path):
+    kept, report = folder
+    results.keep("two", [tmp_path / "run"], None, ["guided:vae", "vae:guided"])
+    items = json.loads((kept / "two.json").read_text())["comparisons"]
+    assert [(one["candidate"], one["baseline"]) for one in items] == 4 * [("guided", "vae")] + 4 * [("vae", "guided")]
+    for one, other, known in zip(items[:4], items[4:], report.comparisons, strict=True):
+        assert one["difference"] == pytest.approx(-other["difference"]) == pytest.approx(known.difference, abs=1e-6)
+        assert one["p_value"] == pytest.approx(known.p_value, rel=1e-4)
+    expected = stats.holm([one["p_value"] for one in items])
+    assert [one["p_value_holm"] for one in items] == pytest.approx(list(expected), rel=1e-4)
+    text = results.page("<!-- table: two:difference -->\n<!-- end -->", kept)
+    assert "| extractor | against | learner |" in text and "| vae | guided | ridge |" in text
+    with pytest.raises(UserError, match="--pairs guided:vea: no vea in these runs; write it NAME:NAME"):
+        results.keep("two", [tmp_path / "run"], None, ["guided:vea"])
 
 
 def test_what_is_kept_names_no_path_of_the_machine(folder, tmp_path):
