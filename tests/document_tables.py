@@ -30,6 +30,8 @@ SMALLER = {
     "first.yaml": [*SHORT, "dataset.classes=60", "episodes.count=20", "seeds=[0]"],
     "encoder.yaml": ["dataset.classes=60", "training.epochs=1", "monitor=null"],
     "runs/encoder": ["repeats=2"],
+    "combined.yaml": ["dataset.classes=60", "training.epochs=1", "monitor=null"],
+    "runs/combined": ["repeats=2"],
     "features.yaml": ["dataset.classes=60"],
     "readme.yaml": [*SHORT, "dataset={kind: glyphs, classes: 125}", "episodes.count=20", "seeds=[0]"],
     "adding.yaml": [*SHORT, "episodes.count=20"],
