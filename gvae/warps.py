@@ -24,7 +24,8 @@ WARPED = ("rotation", "scale", "translation", "shear")
 def excited_slots(warp: Augment) -> dict[str, int]:
     """Return the slots of what ``warp`` does and their latents; ModelError where it does what has no slot, or nothing.
 
-    A crop or a flip has none: it moves and turns the image by more than the other parameters say.
+    A crop or a flip has none: it moves and turns the image by more than the other parameters say. What is bent has none
+    either but is let through: it moves pixels about the place that the parameters say, which stay true on average.
     """
     if warp.crop != (1, 1) or warp.flip:
         raise ModelError(
