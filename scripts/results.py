@@ -127,15 +127,22 @@ def errors(rows: Sequence[dict[str, Any]]) -> list[Line]:
     table: list[Line] = [head]
     for names, found in lines.items():
         row = next(iter(found.values()))
-        each = max(1, len(row["extractor_seeds"]))
-        training = [one["training_seconds"] / each for one in found.values()]
-        testing = [(one["seconds"] - one["training_seconds"]) / each for one in found.values()]
         values = [f"{100 * found[one]['error']:.2f} ± {100 * found[one]['ci95']:.2f}" for one in settings]
         mode = row["mode"] + (", transductive" if row["transductive"] else "")
         seeds = str(len(row["extractor_seeds"]) or "-")
-        table.append([*names, *values, row["labels_used"], mode, seeds, str(row["feature_dim"]),
-                      f"{sum(training) / len(training):.0f}", f"{sum(testing) / len(testing):.1f}"])  # fmt: skip
+        table.append([*names, *values, row["labels_used"], mode, seeds, *cost(list(found.values()))])
     return table
+
+
+def cost(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Width of the features; seconds of training and of evaluation, one seed, mean over settings. - where not known."""
+    known = [row for row in rows if row["training_seconds"] is not None]
+    if not known:
+        return ["-", "-", "-"]
+    seeds = len(known) * max(1, len(known[0]["extractor_seeds"]))
+    training = sum(row["training_seconds"] for row in known) / seeds
+    testing = sum(row["seconds"] - row["training_seconds"] for row in known) / seeds
+    return [str(known[0]["feature_dim"]), f"{training:.0f}", f"{testing:.1f}"]
 
 
 def differences(items: Sequence[dict[str, Any]]) -> list[Line]:
