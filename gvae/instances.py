@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gvae import losses
 from gvae.batch import Batch, Seen, Terms, full_precision
 from gvae.errors import ModelError
-from gvae.part import Part, Setting
+from gvae.part import Part, Setting, places
 from gvae.vae import take, width
 
 
@@ -41,11 +41,7 @@ class Instances(Part):
 
     def build(self, setting: Setting) -> None:
         """Build the projection."""
-        vae = setting.vae
-        wrong = [name for name in self.compared if name not in vae.slots]
-        if wrong or not self.compared:
-            raise ModelError(f"slots {list(self.compared)}: one or more of {', '.join(vae.slots)}")
-        self._places = vae.chosen(self.compared)
+        self._places = places(setting.vae, self.compared)
         hidden = self.projection
         self.project: nn.Module = nn.Identity()
         if hidden:

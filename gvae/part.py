@@ -1,6 +1,6 @@
 """What guidance is: a part that asks for named latent slots and adds terms to the loss of any VAE of the family."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gvae.augment import Augment
 from gvae.batch import Batch, Seen, Terms, plain_settings
+from gvae.errors import ModelError
 from gvae.vae import VAE
 
 
@@ -86,3 +87,10 @@ class Part(nn.Module):
     def settings(self) -> dict[str, Any]:
         """Return the plain settings that its terms are a function of."""
         return {"part": type(self).__name__, **plain_settings(self)}
+
+
+def places(vae: VAE, slots: Sequence[str]) -> list[slice]:
+    """Return where the named slots lie, as ``gvae.vae.take`` reads it. ModelError for none and for one it has not."""
+    if not slots or not set(slots) <= set(vae.slots):
+        raise ModelError(f"slots {list(slots)}: one or more of {', '.join(vae.slots)}")
+    return vae.chosen(slots)

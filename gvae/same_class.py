@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gvae import losses
 from gvae.batch import Batch, Seen, Terms, full_precision
 from gvae.errors import ModelError
-from gvae.part import Part, Setting
+from gvae.part import Part, Setting, places
 from gvae.vae import take
 
 
@@ -38,11 +38,7 @@ class SameClass(Part):
 
     def build(self, setting: Setting) -> None:
         """Find the slots."""
-        vae = setting.vae
-        wrong = [name for name in self.compared if name not in vae.slots]
-        if wrong or not self.compared:
-            raise ModelError(f"slots {list(self.compared)}: one or more of {', '.join(vae.slots)}")
-        self._places = vae.chosen(self.compared)
+        self._places = places(setting.vae, self.compared)
 
     def loss(self, batch: Batch, seen: Seen) -> tuple[Tensor, Terms]:
         """Return (the weighted loss, the term and how many images have one of their class nearest)."""
