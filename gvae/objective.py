@@ -15,7 +15,7 @@ from gvae.errors import ModelError
 from gvae.geometry import Geometry
 from gvae.guidance import LightOutput
 from gvae.nets import ImageShape, initialise
-from gvae.part import Part, Setting
+from gvae.part import Part, Setting, together
 from gvae.regularizers import Regularizer
 from gvae.vae import VAE, Posterior
 
@@ -75,7 +75,7 @@ class VAEObjective(nn.Module):
         self.regularizer = regularizer if elbo else Regularizer()
         self.regularizer.build(latents, dataset_size)
         self.parts = nn.ModuleList(parts)
-        self.set_size = max([1, *(part.set_size for part in parts)])
+        self.set_size = together(parts)
         self._parts, self._warp = tuple(parts), warp
         for part in parts:
             part.build(Setting(self.vae, classes, warp))
@@ -231,9 +231,6 @@ def _check(parts: Sequence[Part], warp: Augment | None, elbo: float, channels: i
     needs = [name for name, part in zip(names, parts, strict=True) if part.warped]
     if needs and warp is None:
         raise ModelError(f"warp: given nothing; {', '.join(needs)} needs one, such as {{rotation: 30}}")
-    sizes = {part.set_size for part in parts} - {1}
-    if len(sizes) > 1:
-        raise ModelError(f"set_size: parts ask for {sorted(sizes)}; allowed: one number of images of a class together")
     if elbo < 0 or (elbo == 0 and not parts):
         raise ModelError(f"elbo: given {elbo}; allowed: above 0, or 0 where parts train the encoder alone")
     if warp:

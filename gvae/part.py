@@ -94,3 +94,11 @@ def places(vae: VAE, slots: Sequence[str]) -> list[slice]:
     if not slots or not set(slots) <= set(vae.slots):
         raise ModelError(f"slots {list(slots)}: one or more of {', '.join(vae.slots)}")
     return vae.chosen(slots)
+
+
+def together(parts: Sequence[Part]) -> int:
+    """Return how many images of one class the parts need together. ModelError where they ask for different numbers."""
+    sizes = {part.set_size for part in parts} - {1} or {1}
+    if len(sizes) > 1:
+        raise ModelError(f"set_size: parts ask for {sorted(sizes)}; allowed: one number of images of a class together")
+    return sizes.pop()
