@@ -74,8 +74,7 @@ class VAEObjective(nn.Module):
         self.vae = network(image_shape, trunk=trunk, latents=latents, slots=slots, likelihood=likelihood)
         self.regularizer = regularizer if elbo else Regularizer()
         self.regularizer.build(latents, dataset_size)
-        self.parts = nn.ModuleList(parts)
-        self.set_size = together(parts)
+        self.parts, self.set_size = nn.ModuleList(parts), together(parts)
         self._parts, self._warp = tuple(parts), warp
         for part in parts:
             part.build(Setting(self.vae, classes, warp))
