@@ -8,7 +8,8 @@ from metalearn.bench import bench
 from metalearn.config import load_config
 from metalearn.errors import UserError
 from metalearn.kinds import resolve
-from metalearn.report import Comparison, Report, merge
+from metalearn.merge import merge
+from metalearn.report import Comparison, Report
 from metalearn.run import open_run
 from metalearn.schema import BenchConfig
 from tasks.folders import cache_folder

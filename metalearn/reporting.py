@@ -7,9 +7,10 @@ from pathlib import Path
 from gvae.atomic import write_atomic
 from metalearn.cost_plots import draw_costs
 from metalearn.errors import UserError
+from metalearn.merge import merged_cells
 from metalearn.plots import Plots, draw, joined
 from metalearn.render import render
-from metalearn.report import build_report, merged_cells
+from metalearn.report import build_report
 from metalearn.score_plots import draw_scores
 from metalearn.scored import is_measurement, match
 

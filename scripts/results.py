@@ -19,7 +19,8 @@ from typing import Any
 from metalearn import stats
 from metalearn.config import parse
 from metalearn.errors import UserError
-from metalearn.report import build_report, merge, merged_cells
+from metalearn.merge import merge, merged_cells
+from metalearn.report import build_report
 
 ROOT = Path(__file__).parents[1]
 PAGE, FOLDER = ROOT / "docs" / "results.md", ROOT / "docs" / "results"

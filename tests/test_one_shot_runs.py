@@ -22,9 +22,10 @@ from metalearn import testing
 from metalearn.cells import load_cell
 from metalearn.errors import UserError
 from metalearn.learners import make_learner
+from metalearn.merge import merge
 from metalearn.one_shot import PUBLISHED
 from metalearn.render import FORMATS, render
-from metalearn.report import build_report, merge
+from metalearn.report import build_report
 from metalearn.schema import EpisodesConfig
 from tasks import oneshot
 from tasks.datasets import DATASETS, omniglot, omniglot_runs_generated

@@ -19,8 +19,9 @@ from metalearn.cost_plots import draw_costs
 from metalearn.data import build_dataset
 from metalearn.errors import UserError
 from metalearn.measured import Measurement, make_score
+from metalearn.merge import merged_cells
 from metalearn.plots import COLOURS, MARKERS, draw, line_style
-from metalearn.report import build_report, merged_cells
+from metalearn.report import build_report
 from metalearn.schema import Kind
 from metalearn.score_plots import draw_scores
 from metalearn.scored import match

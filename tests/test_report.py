@@ -12,8 +12,9 @@ from scipy import stats as scipy_stats
 from metalearn.cells import Cell, load_cell, save_cell, slug
 from metalearn.config import check, parse
 from metalearn.errors import UserError
+from metalearn.merge import merge
 from metalearn.render import FORMATS, render
-from metalearn.report import Comparison, Row, build_report, merge
+from metalearn.report import Comparison, Row, build_report
 from metalearn.run import open_run
 from metalearn.schema import BenchConfig
 

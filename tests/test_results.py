@@ -10,7 +10,7 @@ from test_report import cell, finished
 
 from metalearn import stats
 from metalearn.errors import UserError
-from metalearn.report import merge
+from metalearn.merge import merge
 
 ROOT = Path(__file__).parents[1]
 specification = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "results.py")
