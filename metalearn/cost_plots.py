@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from metalearn.cells import slug
 from metalearn.plots import Plots, grouped, line_style, panels_figure, shared_legend, span, titled
@@ -48,16 +49,18 @@ def against_cost(rows: Sequence[Row], words: str, value: Value) -> Figure:
                 capsize=2, label=name, **line_style(names.index(name)),
             )  # fmt: skip
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_title(learner, fontsize=8)
         panel.set_xlabel(words)
         panel.set_ylabel("error (% of queries)")
     shared_legend(figure, axes)
-    first = rows[0]
+    first, seeds = rows[0], span(max(1, len(row.extractor_seeds)) for row in rows)
     titled(
         figure,
         f"{first.dataset}, {first.split} classes, {first.ways}-way {first.shots}-shot: error, mean and 95 % interval; "
-        f"N = {span(row.episodes for row in rows)} episodes, {span(max(1, len(row.extractor_seeds)) for row in rows)} "
-        "seeds",
+        f"N = {span(row.episodes for row in rows)} episodes x {seeds} seed{'s' * (seeds != '1')}",
     )
     return figure
 
