@@ -76,7 +76,7 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
     )  # fmt: skip
     training, cells = seconds + time.monotonic() - began, []
     for setting in config.episodes.settings:
-        counts = tested.on_images(learner, setting, str(setting))
+        counts = tested.on_trained(learner, setting, str(setting))
         cell = make_cell(
             tested, setting, config.extractor.kind, [config.seed], config.learner.kind,
             facts_of(extractor, learner, mode, meta_trained=True), counts[None],

@@ -170,7 +170,7 @@ class Steps:
                 state=self.state(step), recorder=self.recorder(step.name), device=self.device,
             )  # fmt: skip
             training = time.monotonic() - began
-            correct = self.tested.on_images(learner, step.setting, step.name)
+            correct = self.tested.on_trained(learner, step.setting, step.name)
         elif reads_features(kind):
             learner, mode = make_learner(kind.kind, one.extractor, **kind.options), "frozen"
             give_base(learner, one.base)

@@ -16,10 +16,12 @@ from metalearn.cells import Cell, Facts, LabelsUsed, Mode
 from metalearn.errors import UserError
 from metalearn.evaluate import evaluate_features, evaluate_images
 from metalearn.extractors import FeatureExtractor
+from metalearn.features import extract
 from metalearn.learners import FeatureLearner, Learner
 from metalearn.schema import EpisodesConfig, EpisodeSetting
 from tasks.episodes import EpisodeIndices, EpisodeSampler
 from tasks.fixed import FixedEpisodes
+from tasks.folders import cache_folder
 from tasks.splits import Dataset, Partition
 
 Show = Callable[[int, int, str], None]
@@ -100,6 +102,23 @@ class Tested:
         )
         self.progress(1, 1, f"{text}: {self.episodes.count} episodes")
         return counts
+
+    def on_trained(
+        self, learner: Learner, setting: EpisodeSetting, text: str
+    ) -> Int[np.ndarray, " episodes"]:
+        """Return the correct count of each episode of a meta-trained learner.
+
+        A head on features meets an image in many episodes and its network gives the same for it in each: the features
+        of all images are extracted once. Other learners adapt to images, and so do several processes, which share them.
+        """
+        extractor = learner.extractor if isinstance(learner, FeatureLearner) else None
+        if learner.reads != "features" or self.share.processes > 1 or not isinstance(extractor, FeatureExtractor):
+            return self.on_images(learner, setting, text)
+        features = extract(
+            extractor, self.partition, device=self.device, cache=cache_folder(),
+            progress=lambda done, total, what: self.progress(done, total, f"{text}: {what}"),
+        )  # fmt: skip
+        return self.on_features(learner, features, setting, text)
 
     def on_images(self, learner: Learner, setting: EpisodeSetting, text: str) -> Int[np.ndarray, " episodes"]:
         """Return the correct count of each episode of a learner that adapts to images."""

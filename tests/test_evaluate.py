@@ -5,13 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from metalearn import evaluate
+from gvae.share import Share
+from metalearn import evaluate, testing
 from metalearn.class_by_class import ClassByClass, blocks
 from metalearn.episode_by_episode import EpisodeByEpisode, Gather
 from metalearn.errors import UserError
 from metalearn.evaluate import answering, episode_images, evaluate_features, evaluate_images
+from metalearn.extractors import RandomNetwork
 from metalearn.learners import LEARNERS, FeatureLearner, Learner, learner_class, make_learner
 from metalearn.learners.asks import give_base
+from metalearn.schema import EpisodesConfig, ModelConfig
+from tasks.datasets import glyphs
 from tasks.episodes import EpisodeSampler
 from tasks.resident import DeviceImages
 from tasks.splits import Partition
@@ -208,3 +212,35 @@ def test_features_that_cannot_be_used():
         evaluate_features(broken, images.labels, learner, sampler, 5)
     with pytest.raises(UserError, match="Learner adapts to images, not features: use evaluate_images"):
         evaluate_features.__wrapped__(features, images.labels, Learner(), sampler, 5)
+
+
+@pytest.mark.parametrize("kind", ["prototypical", "matching"])
+def test_a_meta_trained_head_is_tested_on_features_of_its_own_network(kind, monkeypatch, tmp_path):
+    """The counts of adapting to the images of each episode, without doing so."""
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path))
+    data = glyphs(classes=40, instances=12, image_size=16)
+    learner = make_learner(kind, RandomNetwork((1, 16, 16), 0, ModelConfig(trunk="conv", latents=8)))
+    episodes = EpisodesConfig(settings=["5w1s", "3w4s"], queries=6, count=40)
+    tested = testing.Tested(data, episodes, "cpu", lambda done, total, text: None)
+    expected = [tested.on_images(learner, setting, "") for setting in episodes.settings]
+    monkeypatch.setattr(testing, "evaluate_images", lambda *_, **__: pytest.fail("adapted to images"))
+    found = [tested.on_trained(learner, setting, "") for setting in episodes.settings]
+    for one, other in zip(found, expected, strict=True):
+        assert (one == other).mean() >= 0.95 and abs(one - other).max() <= 1  # a tie may fall either way
+        assert 0.2 < one.mean() / (6 * 5) < 1.0
+
+
+def test_learners_that_adapt_to_images_and_several_processes_are_tested_on_images(monkeypatch):
+    data = glyphs(classes=40, instances=12, image_size=16)
+    episodes = EpisodesConfig(settings=["5w1s"], queries=2, count=4)
+    seen = []
+    monkeypatch.setattr(testing, "evaluate_images", lambda learner, *_, **__: seen.append(learner) or np.zeros(4))
+    extractor = RandomNetwork((1, 16, 16), 0, ModelConfig(trunk="conv", latents=8))
+    finetune, head = make_learner("finetune", extractor), make_learner("prototypical", extractor)
+    testing.Tested(data, episodes, "cpu", lambda *_: None).on_trained(finetune, episodes.settings[0], "")
+
+    class Two(Share):
+        processes = 2
+
+    testing.Tested(data, episodes, "cpu", lambda *_: None, Two()).on_trained(head, episodes.settings[0], "")
+    assert seen == [finetune, head]
