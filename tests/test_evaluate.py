@@ -234,7 +234,8 @@ def test_learners_that_adapt_to_images_and_several_processes_are_tested_on_image
     data = glyphs(classes=40, instances=12, image_size=16)
     episodes = EpisodesConfig(settings=["5w1s"], queries=2, count=4)
     seen = []
-    monkeypatch.setattr(testing, "evaluate_images", lambda learner, *_, **__: seen.append(learner) or np.zeros(4, np.int64))
+    none = np.zeros(4, np.int64)
+    monkeypatch.setattr(testing, "evaluate_images", lambda learner, *_, **__: seen.append(learner) or none)
     extractor = RandomNetwork((1, 16, 16), 0, ModelConfig(trunk="conv", latents=8))
     finetune, head = make_learner("finetune", extractor), make_learner("prototypical", extractor)
     testing.Tested(data, episodes, "cpu", lambda *_: None).on_trained(finetune, episodes.settings[0], "")
