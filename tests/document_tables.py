@@ -22,7 +22,17 @@ PLACEHOLDERS = {"FOLDER": "{omniglot}", "NAME": "glyphs", "[--set ...]": "--set 
 
 SHORT = ["pretraining.training.epochs=1", "pretraining.monitor=null"]
 BATCHES = "pretraining.training.batch_size=256"
+EMBEDDED = ["dataset={kind: glyphs, classes: 125}", "pretraining.training.epochs=1", BATCHES]
+FEW_EPISODES = [*EMBEDDED, "episodes.count=20", "seeds=[0]"]
+META = [*EMBEDDED, "training.ways=5", "training.iterations=2", "training.eval_episodes=2", "episodes.count=10"]
 SMALLER = {
+    "configs/bench/omniglot_guidance.yaml": FEW_EPISODES,
+    "configs/bench/omniglot_labels.yaml": FEW_EPISODES,
+    "configs/bench/omniglot_labels_conv4.yaml": FEW_EPISODES,
+    "configs/bench/omniglot_no_labels.yaml": FEW_EPISODES,
+    "configs/bench/omniglot_no_labels_conv4.yaml": FEW_EPISODES,
+    "configs/learners/omniglot_prototypical.yaml": META,
+    "configs/learners/omniglot_prototypical_guided.yaml": META,
     "configs/bench/omniglot.yaml": [*SHORT, BATCHES, "extractors.guided=random", "episodes.count=20", "seeds=[0]"],
     "configs/bench/omniglot_one_shot.yaml": [*SHORT, BATCHES],
     "configs/quick/glyphs.yaml": [*SHORT, "dataset.classes=60", "episodes.count=20"],
