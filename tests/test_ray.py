@@ -132,7 +132,7 @@ def trains(cache: Path) -> bool:
 def report_of(run: Path) -> dict:
     report = json.loads((run / "report.json").read_text())
     for row in report["rows"]:
-        del row["seconds"]
+        del row["seconds"], row["training_seconds"]
     return report
 
 
