@@ -47,7 +47,8 @@ def undisturbed(config: Path, tmp_path_factory) -> list[dict]:
 
 def rows(run: Path) -> list[dict]:
     """Rows of a report without what they cost."""
-    return [{**row, "seconds": 0, "training_seconds": 0} for row in json.loads((run / "report.json").read_text())["rows"]]
+    costs = {"seconds": 0, "training_seconds": 0}
+    return [{**row, **costs} for row in json.loads((run / "report.json").read_text())["rows"]]
 
 
 def bench(script: str, folder: Path, *unshare: str) -> subprocess.CompletedProcess[str]:
