@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from metalearn import stats
 from metalearn.config import parse
 from metalearn.errors import UserError
 from metalearn.merge import merge, merged_cells
+from metalearn.plots import span
+from metalearn.render import markdown_table
 from metalearn.report import build_report
 
 ROOT = Path(__file__).parents[1]
 PAGE, FOLDER = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
 BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+)(?::(?P<part>error|difference))? -->\n.*?<!-- end -->", re.DOTALL)
 
-Line = Sequence[str]
+Line = list[str]
 
 
 def keep(name: str, runs: Sequence[Path], baseline: str | None = None, pairs: Sequence[str] = ()) -> Path:
@@ -83,9 +85,9 @@ def page(text: str, folder: Path = FOLDER) -> str:
         if not path.is_file():
             raise UserError(f"docs/results.md: no {path.name} is kept; allowed: {', '.join(kept(folder)) or 'none'}")
         data, part = json.loads(path.read_text()), found["part"]
-        parts = [] if part == "difference" else [said(data), markdown(errors(data["rows"]))]
+        parts = [] if part == "difference" else [said(data), markdown_table(errors(data["rows"]))]
         if data["comparisons"] and part != "error":
-            parts += [compared(data["comparisons"]), markdown(differences(data["comparisons"]))]
+            parts += [compared(data["comparisons"]), markdown_table(differences(data["comparisons"]))]
         return "\n\n".join([found[0].splitlines()[0], *parts, "<!-- end -->"])
 
     return BLOCK.sub(table, text)
@@ -166,18 +168,6 @@ def difference(item: dict[str, Any]) -> str:
     low, high = item["difference_ci95"]
     star = " *" if item["p_value_holm"] < 0.05 else ""
     return f"{100 * item['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]{star}"
-
-
-def markdown(table: Sequence[Line]) -> str:
-    """Markdown of a table whose first line is its head."""
-    head, *body = ["| " + " | ".join(line) + " |" for line in table]
-    return "\n".join([head, "|" + " --- |" * len(table[0]), *body])
-
-
-def span(numbers: Iterable[int]) -> str:
-    """``200``, or ``50 to 200``."""
-    found = sorted(set(numbers))
-    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
 def main(words: Sequence[str]) -> None:
