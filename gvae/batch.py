@@ -1,6 +1,6 @@
-"""What an objective is given and what its parts work on: the batch, and what the encoder made of it."""
+"""What goes between the loop and an objective: a batch, what the encoder made of it, and the steps that it is for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -62,6 +62,21 @@ class Seen(NamedTuple):
         posterior = Posterior(self.posterior.mean.detach(), self.posterior.logvar.detach())
         hidden = None if self.hidden is None else self.hidden.detach()
         return self._replace(posterior=posterior, z=self.z.detach(), other=None, hidden=hidden)
+
+
+class Phase(NamedTuple):
+    """One optimiser step of a batch. Phases that name the same ``optimiser`` share its state.
+
+    ``loss`` maps a batch to (scalar to minimise, its named terms). ``rate``: the optimiser's own learning rate, on the
+    training's schedule; None for the training's. ``betas``: its Adam's.
+    """
+
+    name: str
+    optimiser: str
+    parameters: list[nn.Parameter]
+    loss: Callable[[Batch], tuple[Tensor, Terms]]
+    rate: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:

@@ -7,8 +7,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from gvae.batch import Phase
 from gvae.errors import ModelError
-from gvae.objective import Phase
 
 
 class Guard:

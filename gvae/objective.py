@@ -1,7 +1,7 @@
 """What an objective is: a VAE, one regulariser, the parts that guide it, and the optimiser phases of one batch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gvae import losses
 from gvae.arithmetic import widened
 from gvae.augment import Augment
-from gvae.batch import Batch, Seen, Terms, full_precision
+from gvae.batch import Batch, Phase, Seen, Terms, full_precision
 from gvae.errors import ModelError
 from gvae.geometry import Geometry
 from gvae.guidance import LightOutput
@@ -20,18 +20,6 @@ from gvae.regularizers import Regularizer
 from gvae.vae import VAE, Posterior
 
 __all__ = ["Batch", "Phase", "Terms", "VAEObjective"]
-
-
-class Phase(NamedTuple):
-    """One optimiser step of a batch. Phases that name the same ``optimiser`` share its state.
-
-    ``loss`` maps a batch to (scalar to minimise, its named terms).
-    """
-
-    name: str
-    optimiser: str
-    parameters: list[nn.Parameter]
-    loss: Callable[[Batch], tuple[Tensor, Terms]]
 
 
 class VAEObjective(nn.Module):
@@ -181,7 +169,8 @@ class VAEObjective(nn.Module):
         model = [one for one in self.parameters() if one.requires_grad and id(one) not in others]
         phases = [Phase("main", "main", model, self.loss)]
         if discriminator:
-            phases.append(Phase("discriminator", "discriminator", discriminator, self.discriminator_loss))
+            own = self.regularizer.discriminator_adam
+            phases.append(Phase("discriminator", "discriminator", discriminator, self.discriminator_loss, *own))
         if rivals:
             phases.append(Phase("adversary", "adversary", rivals, self.adversary_loss))
         if any(part.apart for part in self._parts):

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from gvae.arithmetic import MemoryFormat, Precision, autocast, compiled, float32_products, memory_layout
 from gvae.augment import Augment
+from gvae.batch import Phase
 from gvae.batch_norm import shared_statistics
 from gvae.checkpoint import save_state
 from gvae.guard import Guard
-from gvae.objective import Phase, VAEObjective
+from gvae.objective import VAEObjective
 from gvae.recorder import Recorder
 from gvae.seeds import seeded
 from gvae.share import ALONE, Share
@@ -87,7 +88,7 @@ def pretrain(
         images.to(device), labels.to(device), training.batch_size, seed, asked, share, set_size=objective.set_size
     )
     phases = objective.phases()
-    optimisers = build_optimisers(phases, training)
+    optimisers = build_optimisers(phases, training.learning_rate, training.weight_decay)
     steps, total = shuffled.steps, shuffled.steps * training.epochs
     kept = state or share.processes > 1
     identity = identify(objective, images, labels, describe(training, augment), seed, asked) if kept else {}
@@ -101,10 +102,9 @@ def pretrain(
             if augment:
                 plain = batch.images
                 batch = batch._replace(images=augment(plain, seeded(device, seed, 3, step), share))
-            learning_rate = scheduled(training.learning_rate, training.schedule, step, total)
             for phase in phases:
-                optimiser = optimisers[phase.optimiser]
-                set_learning_rate(optimiser, learning_rate)
+                optimiser, base = optimisers[phase.optimiser], rate(phase, training.learning_rate)
+                set_learning_rate(optimiser, scheduled(base, training.schedule, step, total))
                 with autocast(training.precision, device):
                     loss, terms = phase.loss(batch)
                 optimiser.zero_grad(set_to_none=True)
@@ -150,13 +150,21 @@ def computing(objective: VAEObjective, training: Training, device: torch.device,
         yield
 
 
-def build_optimisers(phases: list[Phase], training: Training) -> dict[str, torch.optim.Optimizer]:
+def build_optimisers(
+    phases: Sequence[Phase], learning_rate: float, weight_decay: float = 0.0
+) -> dict[str, torch.optim.Optimizer]:
     """Build one fused Adam for each optimiser that the phases name; phases that share one share parameters."""
-    parameters = {phase.optimiser: phase.parameters for phase in phases}
     return {
-        name: torch.optim.Adam(found, training.learning_rate, weight_decay=training.weight_decay, fused=True)
-        for name, found in parameters.items()
+        name: torch.optim.Adam(
+            phase.parameters, rate(phase, learning_rate), phase.betas, weight_decay=weight_decay, fused=True
+        )
+        for name, phase in {phase.optimiser: phase for phase in phases}.items()
     }
+
+
+def rate(phase: Phase, learning_rate: float) -> float:
+    """Return the learning rate that a phase's optimiser starts with: its own, or the training's."""
+    return learning_rate if phase.rate is None else phase.rate
 
 
 def describe(training: Training, augment: Augment | None) -> dict[str, Any]:

@@ -16,6 +16,8 @@ class Regularizer(nn.Module):
     """The part of a VAE's loss that is not reconstruction. Its constructor's keywords are its options."""
 
     discriminator: nn.Module | None
+    discriminator_adam: tuple[float | None, tuple[float, float]]
+    """Learning rate (None: the training's) and betas of the discriminator's optimiser, where there is one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,12 +100,27 @@ class Factor(Regularizer):
     """FactorVAE: KL + gamma TC(z), TC from a discriminator with a phase of its own (Kim & Mnih 2018, algorithm 2).
 
     The discriminator has ``discriminator_layers`` hidden layers of ``discriminator_width`` units, LeakyReLU 0.2. It
-    tells latents of the first half of a batch from those of the second half, permuted over the images one by one. It
-    is trained like the rest: the paper's own learning rate and Adam momenta for it are no options here.
+    tells latents of the first half of a batch from those of the second half, permuted over the images one by one.
+    ``discriminator_betas`` of its Adam are the paper's; ``discriminator_rate`` is its learning rate at the start of the
+    training's schedule, None for the training's own (in the paper both are 1e-4).
     """
 
-    def __init__(self, *, gamma: float = 6.4, discriminator_width: int = 1000, discriminator_layers: int = 6):
+    def __init__(
+        self,
+        *,
+        gamma: float = 6.4,
+        discriminator_width: int = 1000,
+        discriminator_layers: int = 6,
+        discriminator_rate: float | None = None,
+        discriminator_betas: tuple[float, float] = (0.5, 0.9),
+    ):
         super().__init__()
+        if discriminator_rate is not None and not discriminator_rate > 0:
+            raise ModelError(f"discriminator_rate: given {discriminator_rate}; allowed: above 0, or none")
+        if len(discriminator_betas) != 2 or not all(0 <= beta < 1 for beta in discriminator_betas):
+            raise ModelError(f"discriminator_betas: given {discriminator_betas}; allowed: two numbers in [0, 1)")
+        first, second = discriminator_betas
+        self.discriminator_adam = discriminator_rate, (first, second)
         if discriminator_width < 1 or discriminator_layers < 1:
             raise ModelError(
                 f"discriminator_width, discriminator_layers: given {discriminator_width}, {discriminator_layers}; "

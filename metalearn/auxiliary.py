@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gvae.batch import Phase
 from gvae.batch_norm import shared_statistics
-from gvae.objective import Phase, VAEObjective
+from gvae.objective import VAEObjective
+from gvae.pretrain import build_optimisers
 from gvae.share import ALONE, Share
 from gvae.shuffled import Shuffled
 from gvae.vae import VAE
@@ -47,9 +49,7 @@ class Auxiliary:
         adopt(objective, vae)
         objective.to(device).train()
         self._main, *self._others = phases_of(objective, train)
-        self._optimisers = {
-            phase.optimiser: torch.optim.Adam(phase.parameters, learning_rate) for phase in self._others
-        }
+        self._optimisers = build_optimisers(self._others, learning_rate)
         known = {name: torch.from_numpy(train.factors[name]).to(device) for name in objective.factors}
         images, labels = torch.from_numpy(train.images()).to(device), torch.from_numpy(train.labels).to(device)
         if share.processes > 1 and objective.set_size > 1:

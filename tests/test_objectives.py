@@ -88,7 +88,7 @@ def test_phases_are_named_finite_and_reach_every_parameter_through_one_optimiser
 def test_a_phase_moves_only_its_own_parameters(name):
     objective = make(name)
     phases = objective.phases()
-    optimisers = build_optimisers(phases, Training(learning_rate=1e-2))
+    optimisers = build_optimisers(phases, 1e-2)
     batch = batch_of()
     for phase in phases:
         before = copies(objective)

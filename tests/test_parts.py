@@ -78,7 +78,7 @@ def test_every_pair_of_parts_takes_steps_on_every_regulariser(pair, regularizer)
     batch = batch_of()
     objective.prepare(batch.factors)
     phases = objective.phases()
-    optimisers = build_optimisers(phases, Training(learning_rate=1e-3))
+    optimisers = build_optimisers(phases, 1e-3)
     for step in range(3):
         for phase in phases:
             loss, terms = phase.loss(batch._replace(step=step))

@@ -22,6 +22,7 @@ from gvae.nets import TRUNKS, ConvDecoder, ConvEncoder
 from gvae.objectives import OBJECTIVES
 from gvae.pretrain import Meter, Training, batches, pretrain
 from gvae.recorder import Recorder
+from gvae.regularizers import Factor
 from gvae.seeds import mix
 from gvae.shuffled import Shuffled
 
@@ -404,11 +405,36 @@ def test_learning_rate_schedules(monkeypatch):
 
 
 def test_the_learning_rate_is_what_the_optimiser_uses():
-    training = Training(epochs=1, batch_size=6, learning_rate=0.1, weight_decay=0.3)
-    optimiser = loop.build_optimisers(make().phases(), training)["main"]
+    optimiser = loop.build_optimisers(make().phases(), 0.1, weight_decay=0.3)["main"]
     loop.set_learning_rate(optimiser, 0.025)
     assert {group["lr"] for group in optimiser.param_groups} == {0.025}
     assert {group["weight_decay"] for group in optimiser.param_groups} == {0.3}
+
+
+def test_the_discriminators_rate_is_its_own_on_the_trainings_schedule(monkeypatch):
+    """FactorVAE's paper: betas 0.5 and 0.9; its rate is the training's unless it is given."""
+    found = []
+    monkeypatch.setattr(loop, "set_learning_rate", lambda optimiser, value: found.append((optimiser, value)))
+    for own, first in ((None, 0.1), (0.02, 0.02)):
+        objective = make("factor_vae", discriminator_width=8, discriminator_rate=own)
+        main, discriminator = loop.build_optimisers(objective.phases(), 0.1).values()
+        assert {group["lr"] for group in discriminator.param_groups} == {first}
+        assert {group["betas"] for group in main.param_groups} == {(0.9, 0.999)}
+        assert {group["betas"] for group in discriminator.param_groups} == {(0.5, 0.9)}
+        found.clear()
+        run(objective, Training(epochs=3, batch_size=6, learning_rate=0.1))
+        falling = [0.5 * (1 + math.cos(math.pi * step / 18)) for step in range(18)]
+        assert [value for _, value in found[::2]] == pytest.approx([0.1 * one for one in falling])
+        assert [value for _, value in found[1::2]] == pytest.approx([first * one for one in falling])
+        assert {id(one) for one, _ in found[::2]}.isdisjoint(id(one) for one, _ in found[1::2])
+
+
+@pytest.mark.parametrize(
+    "wrong, named", [({"discriminator_rate": 0.0}, "rate: given 0.0"), ({"discriminator_betas": (0.5, 1.0)}, "betas")]
+)
+def test_a_discriminators_optimiser_that_cannot_be_is_refused(wrong, named):
+    with pytest.raises(ModelError, match=f"discriminator_{named}"):
+        Factor(**wrong)
 
 
 @pytest.mark.parametrize("given", [1, IMAGES + 1])
