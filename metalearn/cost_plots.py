@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from metalearn.cells import slug
-from metalearn.plots import Plots, grouped, line_style, panels_figure, shared_legend, span, titled
+from metalearn.plots import Plots, grouped, line_style, panels_figure, setting_of, shared_legend, span, titled
 from metalearn.report import Report, Row
 
 Value = Callable[[Row], float]
@@ -21,9 +21,7 @@ COSTS: dict[str, tuple[str, Value]] = {
 def draw_costs(report: Report) -> Plots:
     """Draw a figure for each setting and cost; rows that do not say theirs are left out, equal costs are no plot."""
     plots = Plots({}, [])
-    for (dataset, split, ways, shots), rows in grouped(
-        report.rows, lambda row: (row.dataset, row.split, row.ways, row.shots)
-    ):
+    for (dataset, split, ways, shots), rows in grouped(report.rows, setting_of):
         for name, (words, value) in COSTS.items():
             known = [row for row in rows if value(row)]
             if len({value(row) for row in known}) > 1:

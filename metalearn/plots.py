@@ -46,7 +46,7 @@ def joined(*all_plots: Plots) -> Plots:
 def draw(report: Report) -> Plots:
     """Draw what ``report`` has data for: a figure a setting, and for accuracy against shots one a number of ways."""
     plots = Plots({}, [])
-    for (dataset, split, ways, shots), rows in grouped(report.rows, _setting_of):
+    for (dataset, split, ways, shots), rows in grouped(report.rows, setting_of):
         plots.figures[slug("error", dataset, split, f"{ways}w{shots}s")] = error(rows)
     for (dataset, ways, shots), items in grouped(report.comparisons, lambda one: (one.dataset, one.ways, one.shots)):
         plots.figures[slug("difference", dataset, f"{ways}w{shots}s")] = forest(items, len(report.comparisons))
@@ -62,7 +62,8 @@ def draw(report: Report) -> Plots:
     return plots
 
 
-def _setting_of(row: Row) -> tuple[str, str, int, int]:
+def setting_of(row: Row) -> tuple[str, str, int, int]:
+    """What rows of one figure have in common."""
     return row.dataset, row.split, row.ways, row.shots
 
 
