@@ -78,6 +78,18 @@ class Share:
 ALONE = Share()
 
 
+def join(backend: str, **options: Any) -> None:
+    """Join the processes that torchrun started; ``options`` as of ``torch.distributed.init_process_group``.
+
+    Modules of torch that are imported after that keep the group for good, as a default argument. Its threads then
+    outlive ``destroy_process_group``, and may end the process by SIGABRT when it is all but over (torch 2.14, seen on
+    loaded machines; cf. pytorch issue 190489). So what keeps it is imported before.
+    """
+    import torch.distributed.nn  # noqa: F401
+
+    dist.init_process_group(backend, **options)
+
+
 class Processes(Share):
     """The share of one process among several: those of torch's default process group, which has been joined."""
 

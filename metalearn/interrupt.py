@@ -10,7 +10,7 @@ from contextlib import contextmanager
 def interrupt_noted() -> Iterator[Callable[[], None]]:
     """Inside, an interrupt waits until what is given here is called, and that raises it; a second one does not wait.
 
-    Ray, interrupted in the middle of its own work, may raise anything.
+    Ray, interrupted in the middle of its own work, may raise anything, and a process may be left half started.
     """
     noted: list[int] = []
 

@@ -4,10 +4,10 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic
 
@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from metalearn.crew import TRIES, Crew, Done, Lost, News, Told
 from metalearn.errors import UserError
 from metalearn.graph import Graph, S, attempt
+from metalearn.interrupt import interrupt_noted
 
 GB = 1 << 30
 _FIRST_GUESS = GB // 2  # memory of a step before one was seen
@@ -108,15 +109,18 @@ class Worker(Generic[S]):
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Processes that are started inside never see the interrupt of a terminal: the one that started them ends them."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may say so
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    """Processes that are started inside never see the interrupt of a terminal: the one that started them ends them.
+
+    It is blocked, which they inherit, and not ignored: one that comes meanwhile is raised at the end.
+    """
+    resource_tracker.ensure_running()  # starting it unblocks interrupts
+    with interrupt_noted() as raise_interrupt:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise_interrupt()
 
 
 def serve(connection: Connection, prints: Connection, make: Make, threads: int, parent: int) -> None:

@@ -41,7 +41,7 @@ def joined(device: str) -> Iterator[tuple["Share", str]]:
     They speak by NCCL on CUDA and by Gloo on CPUs. Raises UserError where torchrun did not start them, and where a
     machine has more processes than GPUs.
     """
-    from gvae.share import ALONE, Processes
+    from gvae.share import ALONE, Processes, join
 
     if started() == 1:
         yield ALONE, device
@@ -64,7 +64,7 @@ def joined(device: str) -> Iterator[tuple["Share", str]]:
             )
         torch.cuda.set_device(place)
         device = f"cuda:{place}"
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=_WAIT)
+    join("nccl" if device.startswith("cuda") else "gloo", timeout=_WAIT)
     yield Processes(), device
     distributed.destroy_process_group()  # after an error others may not come to it: the process's end does it then
 

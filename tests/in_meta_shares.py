@@ -15,7 +15,7 @@ with install_import_hook(["gvae", "metalearn", "tasks"], "beartype.beartype"):
     from gvae.errors import ModelError
     from gvae.objectives import OBJECTIVES
     from gvae.recorder import Recorder
-    from gvae.share import ALONE, Processes
+    from gvae.share import ALONE, Processes, join
     from metalearn.auxiliary import Auxiliary
     from metalearn.errors import UserError
     from metalearn.extractors import PosteriorMean
@@ -221,7 +221,7 @@ def in_double(episode_images):
 
 def main(where):
     """Do it all and keep what each process found."""
-    dist.init_process_group("gloo")
+    join("gloo")
     share = Processes()
     torch.set_default_dtype(torch.float64)
     metalearn.evaluate.episode_images = metalearn.train.episode_images = in_double(metalearn.evaluate.episode_images)
@@ -229,8 +229,9 @@ def main(where):
     found["cases"] |= {f"beside {name}": both(of_auxiliary, name, share) for name in AUXILIARY}
     found["wrong"] = {name: wrong(name, share) for name in ("maml", "prototypical")}
     found["refused"] = refusals(share, where)
-    (where / f"{share.rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
+    found["threads"] = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+    (where / f"{share.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from stepping import Toy
 
 from metalearn.errors import UserError
 from metalearn.graph import Failure, Graph, in_turn
-from metalearn.pool import Limits, Pool
+from metalearn.pool import Limits, Pool, uninterrupted
 
 BASE = Toy("base")
 MIDDLE = Toy("middle", needs=(BASE,))
@@ -117,7 +118,7 @@ from functools import partial
 from pathlib import Path
 import stepping
 from metalearn.graph import Graph
-from metalearn.pool import Limits, Pool
+from metalearn.pool import Limits, Pool, uninterrupted
 if __name__ == "__main__":
     steps = [stepping.Toy(f"long{i}", "sleep 600") for i in range(2)]
     make = partial(stepping.make, Path(sys.argv[1]))
@@ -138,6 +139,22 @@ def test_processes_end_with_their_parent_however_that_ends(tmp_path):
     parent.kill()
     parent.wait()
     until(lambda: not any(running(pid) for pid in pids))
+
+
+def test_an_interrupt_while_a_process_is_started_is_raised_then_and_does_not_reach_it():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        for pid in (os.getpid(), child.pid):
+            os.kill(pid, signal.SIGINT)
+        started = True
+    assert started
+    time.sleep(0.5)
+    assert child.poll() is None
+    child.kill()
+    child.wait()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before and signal.getsignal(signal.SIGINT) is handler
 
 
 def until(true, seconds=120):

@@ -29,6 +29,12 @@ def found(tmp_path_factory) -> list[dict]:
     return [json.loads((where / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+def test_no_thread_that_talks_to_others_outlives_the_group(found):
+    """It could end the process by SIGABRT when all is done, and torchrun would call that a failure."""
+    for one in found:
+        assert one["threads"] and not [name for name in one["threads"] if "gloo" in name]
+
+
 def furthest(told: dict, alone: dict) -> float:
     """Largest relative difference of what was told of a step; numbers near 0 count as 0.001."""
     assert list(told) == list(alone)
