@@ -27,6 +27,12 @@ FEW_EPISODES = [*EMBEDDED, "episodes.count=20", "seeds=[0]"]
 META = [*EMBEDDED, "training.ways=5", "training.iterations=2", "training.eval_episodes=2", "episodes.count=10"]
 SMALLER = {
     "configs/bench/omniglot_guidance.yaml": FEW_EPISODES,
+    "configs/bench/omniglot_guidance_parts.yaml": FEW_EPISODES,
+    "configs/bench/glyphs_guidance.yaml": FEW_EPISODES,
+    "configs/bench/mini_imagenet_guidance.yaml": [
+        *FEW_EPISODES, "extractors={pixels: pixels, vae: {kind: pretrain, objective: vae}}",
+    ],
+    "configs/learners/mini_imagenet_prototypical.yaml": META,
     "configs/bench/omniglot_labels.yaml": FEW_EPISODES,
     "configs/bench/omniglot_labels_conv4.yaml": FEW_EPISODES,
     "configs/bench/omniglot_no_labels.yaml": FEW_EPISODES,
@@ -196,6 +202,7 @@ NOT_RUN: dict[str, tuple[str, Callable[[Command], None]]] = {
     r"metalearn .*--ray": ("needs a Ray cluster; the tests of --ray make one", only_its_options),
     r"metalearn .*dataset\.kind=omniglot-runs$": ("the official runs are not among the test data", only_its_options),
     r"python benchmarks/disentanglement\.py": ("trains 18 encoders or more", its_help),
+    r"python benchmarks/scores_against_error\.py": ("tests/test_scores_against_error.py runs it", its_help),
     r"python scripts/screenshots\.py": ("needs a browser; tests/test_screenshots.py", its_help),
 }
 """Pattern of the commands that no test runs -> the reason, and what is checked of them instead."""
