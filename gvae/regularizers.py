@@ -1,6 +1,6 @@
 """What holds the latents to the prior or apart: one regulariser a class, each added to the reconstruction's loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -112,7 +112,7 @@ class Factor(Regularizer):
         discriminator_width: int = 1000,
         discriminator_layers: int = 6,
         discriminator_rate: float | None = None,
-        discriminator_betas: tuple[float, float] = (0.5, 0.9),
+        discriminator_betas: Sequence[float] = (0.5, 0.9),
     ):
         super().__init__()
         if discriminator_rate is not None and not discriminator_rate > 0:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 import metalearn  # noqa: F401  (before torch: it says how torch's threads wait)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' networks are too small for two
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as `make test &` has it, and what tests start and interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -430,7 +430,7 @@ def test_the_discriminators_rate_is_its_own_on_the_trainings_schedule(monkeypatc
 
 
 @pytest.mark.parametrize(
-    "wrong, named", [({"discriminator_rate": 0.0}, "rate: given 0.0"), ({"discriminator_betas": (0.5, 1.0)}, "betas")]
+    "wrong, named", [({"discriminator_rate": 0.0}, "rate: given 0.0"), ({"discriminator_betas": [0.5, 1.0]}, "betas")]
 )
 def test_a_discriminators_optimiser_that_cannot_be_is_refused(wrong, named):
     with pytest.raises(ModelError, match=f"discriminator_{named}"):
