@@ -34,10 +34,12 @@ class VAEObjective(nn.Module):
     ``adversary`` (of all parts), ``inhibition`` (of the parts whose inhibition stands apart).
 
     ``classes`` and ``dataset_size`` describe the training part; ``seed`` draws the first weights; ``network`` builds
-    the VAE. ``set_size`` images of one class follow each other in its batches. ModelError says what does not fit.
+    the VAE. ``set_size`` images of one class follow each other in its batches, and ``group_size`` such sets of one
+    group of classes. ModelError says what does not fit.
     """
 
     set_size: int = 1
+    group_size: int = 1
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class VAEObjective(nn.Module):
         self.vae = network(image_shape, trunk=trunk, latents=latents, slots=slots, likelihood=likelihood)
         self.regularizer = regularizer if elbo else Regularizer()
         self.regularizer.build(latents, dataset_size)
-        self.parts, self.set_size = nn.ModuleList(parts), together(parts)
+        self.parts, (self.set_size, self.group_size) = nn.ModuleList(parts), together(parts)
         self._parts, self._warp = tuple(parts), warp
         for part in parts:
             part.build(Setting(self.vae, classes, warp))

@@ -26,8 +26,9 @@ class Part(nn.Module):
     ``labels_used``: none, class or factor. ``factor``: the known factor that it reads, if any. ``warped``: whether it
     needs images that are warped; ``second_view``: whether it needs each image under a second warp too. ``adversary``:
     what reads from latents that should not say it; trained in a phase of its own. ``label``: which part of its kind it
-    is, in the names of its terms. ``set_size``: how many images of one class it needs together in a batch. A part with
-    an adversary, or with inhibition apart, gives the losses of those phases.
+    is, in the names of its terms. ``set_size``: how many images of one class it needs together in a batch;
+    ``group_size``: how many such sets of one group of classes. A part with an adversary, or with inhibition apart,
+    gives the losses of those phases.
 
     Where several processes train, images are a process's own and latents those of the whole batch: see ``Batch`` and
     ``Seen``. A loss is a mean over the former or over the latter, and both are right.
@@ -38,6 +39,7 @@ class Part(nn.Module):
     warped: bool = False
     second_view: bool = False
     set_size: int = 1
+    group_size: int = 1
     adversary: nn.Module | None
     label: str = ""
 
@@ -96,9 +98,14 @@ def places(vae: VAE, slots: Sequence[str]) -> list[slice]:
     return vae.chosen(slots)
 
 
-def together(parts: Sequence[Part]) -> int:
-    """Return how many images of one class the parts need together. ModelError where they ask for different numbers."""
-    sizes = {part.set_size for part in parts} - {1} or {1}
-    if len(sizes) > 1:
-        raise ModelError(f"set_size: parts ask for {sorted(sizes)}; allowed: one number of images of a class together")
-    return sizes.pop()
+def together(parts: Sequence[Part]) -> tuple[int, int]:
+    """Return how many images of one class, and how many classes of one group, the parts need together.
+
+    ModelError where they ask for different numbers.
+    """
+    needed = {(part.set_size, part.group_size) for part in parts} - {(1, 1)} or {(1, 1)}
+    if len(needed) > 1:
+        raise ModelError(
+            f"set_size, group_size: parts ask for {sorted(needed)}; allowed: the same of all that need any"
+        )
+    return needed.pop()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
@@ -17,6 +18,7 @@ from gvae.augment import Augment
 from gvae.batch import Phase
 from gvae.batch_norm import shared_statistics
 from gvae.checkpoint import save_state
+from gvae.errors import ModelError
 from gvae.guard import Guard
 from gvae.objective import VAEObjective
 from gvae.recorder import Recorder
@@ -62,6 +64,7 @@ def pretrain(
     recorder: Recorder | None = None,
     monitor: Callable[[VAEObjective], Mapping[str, float]] | None = None,
     factors: Mapping[str, Tensor] | None = None,
+    groups: Int[np.ndarray, " classes"] | None = None,
     share: Share = ALONE,
 ) -> VAEObjective:
     """Train ``objective`` on images (uint8, kept on the device) and labels; return it in eval mode.
@@ -70,7 +73,8 @@ def pretrain(
     With ``state`` the run continues from that file where it exists, to bitwise the weights of an uninterrupted run on
     a CPU. ``augment`` changes every image of every batch, each on its own. ``monitor`` runs after every epoch, its
     numbers are recorded. ``factors``: known factors of the images, name -> (n,), of which the objective takes what it
-    asks for. Raises ModelError on a factor that is missing, on a loss or gradient that is not finite, before the step
+    asks for. ``groups``: which group each class belongs to, for objectives that want classes of one group together.
+    Raises ModelError on a factor that is missing, on a loss or gradient that is not finite, before the step
     that it would spoil, on a state of another run, and on a jitter that the images cannot have. Where the device works
     ahead of the host nothing waits for it within a step (see ``Guard``): that error then comes with the next record.
     ``share``: several processes, all given the same, train as one would; process 0 alone keeps state and records.
@@ -85,13 +89,15 @@ def pretrain(
     if share.processes > 1 and objective.set_size > 1:
         raise ModelError("an objective on sets is trained by one process; start it without torchrun")
     shuffled = Shuffled(
-        images.to(device), labels.to(device), training.batch_size, seed, asked, share, set_size=objective.set_size
-    )
+        images.to(device), labels.to(device), training.batch_size, seed, asked, share, set_size=objective.set_size,
+        group_size=objective.group_size, groups=groups,
+    )  # fmt: skip
     phases = objective.phases()
     optimisers = build_optimisers(phases, training.learning_rate, training.weight_decay)
     steps, total = shuffled.steps, shuffled.steps * training.epochs
     kept = state or share.processes > 1
-    identity = identify(objective, images, labels, describe(training, augment), seed, asked) if kept else {}
+    alike = {"groups": torch.from_numpy(groups)} if groups is not None and objective.group_size > 1 else {}
+    identity = identify(objective, images, labels, describe(training, augment), seed, asked | alike) if kept else {}
     meter, guard = Meter(), Guard(device, deferred=works_ahead(device))
     with computing(objective, training, device, share):
         done = restore(state, objective, optimisers, identity, share)

@@ -18,6 +18,8 @@ class SameClass(Part):
     The supervised counterpart of ``Instances``: excitation of the class where no head has a row for each class, which
     is slow to learn with thousands of them. On the posterior means of the ``slots`` (default: content); a batch has
     ``set_size`` images of each of its classes, and the second view of each image too where another part asks for one.
+    ``group_size`` above 1: so many of its classes are of one group, such as characters of an alphabet, which a batch of
+    classes at random hardly ever has to tell apart.
     """
 
     labels_used = "class"
@@ -28,13 +30,17 @@ class SameClass(Part):
         class_weight: float = 100.0,
         temperature: float = 0.1,
         set_size: int = 2,
+        group_size: int = 1,
         slots: Sequence[str] = ("content",),
     ):
         super().__init__()
-        if temperature <= 0 or set_size < 2:
-            raise ModelError(f"temperature, set_size: given {temperature}, {set_size}; allowed: above 0, and 2 or more")
+        if temperature <= 0 or set_size < 2 or group_size < 1:
+            raise ModelError(
+                f"temperature, set_size, group_size: given {temperature}, {set_size}, {group_size}; allowed: above "
+                "0, 2 or more, and 1 or more"
+            )
         self.class_weight, self.temperature = class_weight, temperature
-        self.set_size, self.compared = set_size, tuple(slots)
+        self.set_size, self.group_size, self.compared = set_size, group_size, tuple(slots)
 
     def build(self, setting: Setting) -> None:
         """Find the slots."""

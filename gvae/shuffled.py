@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -19,8 +20,9 @@ class Shuffled:
 
     The order of an epoch depends on (seed, epoch) alone and is the same on every device: the CPU draws it, once an
     epoch. What is left over at an epoch's end is not shown. Of images a batch has this process's ``share``.
-    ``set_size``: a batch is as many whole sets of one class as fit it, formed anew every epoch, see `gvae.sets`. Raises
-    ModelError for a batch size below 2, above the number of images, or not to be shared evenly.
+    ``set_size``: a batch is as many whole sets of one class as fit it, formed anew every epoch, ``group_size`` of them
+    of one group of classes, see `gvae.sets`. Raises ModelError for a batch size below 2, above the number of images, or
+    not to be shared evenly.
     """
 
     def __init__(
@@ -33,6 +35,8 @@ class Shuffled:
         share: Share = ALONE,
         *,
         set_size: int = 1,
+        group_size: int = 1,
+        groups: Int[np.ndarray, " classes"] | None = None,
     ):
         if batch_size < 2 or batch_size > len(images):
             raise ModelError(
@@ -41,7 +45,9 @@ class Shuffled:
         share.check(batch_size)
         self.images, self.labels, self.factors = images, labels, factors
         self.batch_size, self.seed, self.share = batch_size, seed, share
-        self._sets = Sets(labels, set_size, batch_size) if set_size > 1 else None
+        self._sets: Sets | None = None
+        if set_size > 1:
+            self._sets = Sets(labels, set_size, batch_size, alike=group_size, groups=groups)
         shown = len(images)
         if self._sets:
             self.batch_size, shown = self._sets.batch_size, self._sets.images

@@ -13,6 +13,7 @@ from gvae.share import ALONE, Share
 from gvae.shuffled import Shuffled
 from gvae.vae import VAE
 from metalearn.errors import UserError
+from tasks.groups import class_groups
 from tasks.splits import Partition
 
 AUXILIARY_BATCH = "auxiliary.batch_size"  # the setting
@@ -54,7 +55,10 @@ class Auxiliary:
         images, labels = torch.from_numpy(train.images()).to(device), torch.from_numpy(train.labels).to(device)
         if share.processes > 1 and objective.set_size > 1:
             raise UserError("auxiliary: an objective on sets of a class is trained by one process; leave torchrun out")
-        self._batches = Shuffled(images, labels, batch_size, seed, known, share, set_size=objective.set_size)
+        self._batches = Shuffled(
+            images, labels, batch_size, seed, known, share, set_size=objective.set_size,
+            group_size=objective.group_size, groups=class_groups(train.class_names),
+        )  # fmt: skip
 
     def parameters(self) -> list[nn.Parameter]:
         """What the learner's optimiser trains for it: all but adversaries, the extractor's own parameters included."""

@@ -35,7 +35,7 @@ class ClassByClass:
         self,
         learner: DistanceLearner,
         features: Float[Tensor, "n d"],
-        labels: Int[np.ndarray, "n"],
+        labels: Int[np.ndarray, " n"],
         sampler: EpisodeSampler,
     ):
         order = np.argsort(labels, kind="stable")
@@ -55,7 +55,7 @@ class ClassByClass:
         ordered = (self.order[1:] > self.order[:-1]).all()
         return self.given if ordered else self.given[self.here(self.order)]
 
-    def __call__(self, drawn: EpisodeIndices) -> Int[Tensor, "b"]:
+    def __call__(self, drawn: EpisodeIndices) -> Int[Tensor, " b"]:
         """Correct queries of each of b episodes."""
         b, ways = drawn.classes.shape
         support = self.rows.index_select(0, self.here(self.place[drawn.support].reshape(-1)))
@@ -73,7 +73,7 @@ class ClassByClass:
             right[here] = (said == (here % ways)[:, None]).sum(1)
         return right.view(b, ways).sum(1)
 
-    def images(self, classes: Int[np.ndarray, "c"]) -> Float[Tensor, "c m d"]:
+    def images(self, classes: Int[np.ndarray, " c"]) -> Float[Tensor, "c m d"]:
         """All images of some classes; m: of the largest class; a smaller one has its last image several times."""
         each = np.minimum(np.arange(self.largest), self.sizes[classes][:, None] - 1)
         found = self.rows.index_select(0, self.here((self.first[classes][:, None] + each).reshape(-1)))
@@ -96,7 +96,7 @@ class Meeting:
         self.met = points.new_empty(most, *points.shape[1:])
         self.scores = points.new_empty(most, points.shape[1], largest)
 
-    def __call__(self, episode: Int[Tensor, "pairs"], images: Float[Tensor, "c m d"]) -> Float[Tensor, "pairs k m"]:
+    def __call__(self, episode: Int[Tensor, " pairs"], images: Float[Tensor, "c m d"]) -> Float[Tensor, "pairs k m"]:
         """Scores of all images of c classes, each with the points of as many episodes, the first class's first."""
         classes, largest, d = images.shape
         met, scores = self.met[: len(episode)], self.scores[: len(episode)]
@@ -105,7 +105,7 @@ class Meeting:
         return scores.add_(self.offset.index_select(0, episode))
 
 
-def blocks(numbers: Int[np.ndarray, "pairs"], size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def blocks(numbers: Int[np.ndarray, " pairs"], size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Classes (c,) and, for each, the places (c, k) in ``numbers`` where it stands; those of all blocks are all places.
 
     A block has about ``size`` places, or one class. Where one of its classes stands in fewer than k places, its last is

@@ -28,6 +28,7 @@ from metalearn.kinds import TABLES, check_kind
 from metalearn.learners.prototypical import Prototypical
 from metalearn.schema import Kind, ModelConfig, MonitorConfig, TrainingConfig
 from tasks.episodes import EpisodeSampler
+from tasks.groups import class_groups
 from tasks.splits import Dataset
 
 
@@ -101,7 +102,7 @@ def pretrain_encoder(
         built, images, labels, training=Training(**training.model_dump(exclude={"augmentation"})), seed=seed,
         augment=build_augment(training.augmentation, images.shape[1]), device=device, state=state, recorder=recorder,
         monitor=watch, factors={name: torch.from_numpy(values) for name, values in dataset.train.factors.items()},
-        share=share,
+        groups=class_groups(dataset.train.class_names), share=share,
     )  # fmt: skip
     if not share.first:
         return folder / ENCODER
@@ -173,10 +174,7 @@ def forget_state(folder: Path) -> None:
 def monitor_sampler(dataset: Dataset, monitor: MonitorConfig) -> EpisodeSampler:
     """Return the episodes of the validation classes; DataError where that part cannot give them."""
     try:
-        return EpisodeSampler(
-            dataset.val.labels, ways=monitor.ways, shots=monitor.shots, queries=monitor.queries, seed=0,
-            class_names=dataset.val.class_names,
-        )  # fmt: skip
+        return dataset.val.episodes(ways=monitor.ways, shots=monitor.shots, queries=monitor.queries, seed=0)
     except DataError as error:
         raise DataError(
             f"monitor: the validation part of {dataset.label} has no such episodes: {error}; or train without them by "

@@ -29,7 +29,7 @@ class EpisodeByEpisode:
         many = learner.iterative or features.is_cuda
         self.at_once = max(1, (_LARGE if many else _CACHED) // (images * features.shape[1] * features.element_size()))
 
-    def __call__(self, drawn: EpisodeIndices) -> Int[Tensor, "b"]:
+    def __call__(self, drawn: EpisodeIndices) -> Int[Tensor, " b"]:
         """Correct queries of each of b episodes."""
         support, query = self.support(drawn.support), self.query(drawn.query)
         said = self.answer(support, query.flatten(1, 2)).argmax(-1).view(query.shape[:3])

@@ -27,14 +27,14 @@ Progress = Callable[[int, int, str], None]
 
 def evaluate_features(
     features: Float[Tensor, "n d"],
-    labels: Int[np.ndarray, "n"] | Int[Tensor, "n"],
+    labels: Int[np.ndarray, " n"] | Int[Tensor, " n"],
     learner: FeatureLearner,
     sampler: EpisodeSampler,
     episodes: int,
     *,
     batch: int | None = None,
     device: str | torch.device = "cpu",
-) -> Int[np.ndarray, "episodes"]:
+) -> Int[np.ndarray, " episodes"]:
     """How many queries of each of the first ``episodes`` episodes are classified right, ``batch`` episodes
     at a time (None: what `ClassByClass` or `EpisodeByEpisode` says).
 
@@ -66,7 +66,7 @@ def evaluate_features(
 
 
 def answering(
-    learner: FeatureLearner, features: Float[Tensor, "n d"], labels: Int[np.ndarray, "n"], sampler: EpisodeSampler
+    learner: FeatureLearner, features: Float[Tensor, "n d"], labels: Int[np.ndarray, " n"], sampler: EpisodeSampler
 ) -> ClassByClass | EpisodeByEpisode:
     """The quicker way to answer episodes with a head.
 
@@ -102,7 +102,7 @@ def evaluate_images(
     device: str | torch.device = "cpu",
     progress: Progress = lambda done, total, text: None,
     share: Share = ALONE,
-) -> Int[np.ndarray, "episodes"]:
+) -> Int[np.ndarray, " episodes"]:
     """How many queries of each of the first ``episodes`` episodes are classified right, adapting to each on
     its own.
 
@@ -126,7 +126,7 @@ def evaluate_images(
 
 def episode_images(
     images: DeviceImages, sampler: EpisodeSampler, start: int, stop: int
-) -> Iterator[tuple[Float[Tensor, "n c h w"], Int[Tensor, "n"], Float[Tensor, "q c h w"], Int[Tensor, "q"]]]:
+) -> Iterator[tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"], Float[Tensor, "q c h w"], Int[Tensor, " q"]]]:
     """Support images and labels, query images and labels of episodes ``start`` to ``stop - 1``, one by one.
 
     Images are in [0, 1], on the device of ``images``; labels are 0 to ways - 1.
@@ -147,7 +147,7 @@ def located(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from error
 
 
-def way_labels(shape: tuple[int, ...], device: str | torch.device) -> Int[Tensor, "n"]:
+def way_labels(shape: tuple[int, ...], device: str | torch.device) -> Int[Tensor, " n"]:
     """Labels ``0 0 .. 1 1 ..`` of an episode's (ways, each) images, class by class."""
     ways, each = shape
     return torch.arange(ways, device=device).repeat_interleave(each)

@@ -16,7 +16,7 @@ from metalearn.learners.base import Classifier, Learner, class_counts, count_cor
 from metalearn.norms import BatchNorm, batch_norms, frozen, running_norms, update_running_statistics
 
 Engine = Literal["auto", "batched", "learn2learn"]
-Moved = tuple[Weights, Norms, Float[Tensor, "b"]]
+Moved = tuple[Weights, Norms, Float[Tensor, " b"]]
 """Weights of every task, the norms its queries see, and what is finite if its inner gradients were."""
 Trail = list[Weights] | None
 
@@ -93,7 +93,7 @@ class MAML(Learner):
             return self.inner_lr
         return dict(zip(dict(self.network.named_parameters()), self.learned, strict=True))
 
-    def adapt(self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Classifier:
+    def adapt(self, images: Float[Tensor, "  n *shape"], labels: Int[Tensor, " n"]) -> Classifier:
         """See ``Learner.adapt``: ``eval_adapt_steps`` steps. Its logits carry no gradient."""
         self.check_ways(labels)
         with torch.enable_grad():
@@ -105,7 +105,7 @@ class MAML(Learner):
 
         return classifier
 
-    def adapted(self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Classifier:
+    def adapted(self, images: Float[Tensor, "  n *shape"], labels: Int[Tensor, " n"]) -> Classifier:
         """The network after ``eval_adapt_steps`` steps on a support set."""
         steps = self.eval_adapt_steps
         if not self.unbatched:
@@ -121,10 +121,10 @@ class MAML(Learner):
     def meta_losses(
         self,
         support_images: Float[Tensor, "b n *shape"],
-        support_labels: Int[Tensor, "n"],
+        support_labels: Int[Tensor, " n"],
         query_images: Float[Tensor, "b q *shape"],
-        query_labels: Int[Tensor, "q"],
-    ) -> tuple[Float[Tensor, "b"], Int[Tensor, "b"]]:
+        query_labels: Int[Tensor, " q"],
+    ) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
         """See ``Learner.meta_losses``. The loss of a task is NaN where an inner gradient is not finite."""
         self.check_ways(support_labels)
         if not self.unbatched:
@@ -136,10 +136,10 @@ class MAML(Learner):
 
     def meta_loss(
         self,
-        support_images: Float[Tensor, "n *shape"],
-        support_labels: Int[Tensor, "n"],
-        query_images: Float[Tensor, "q *shape"],
-        query_labels: Int[Tensor, "q"],
+        support_images: Float[Tensor, "  n *shape"],
+        support_labels: Int[Tensor, " n"],
+        query_images: Float[Tensor, "  q *shape"],
+        query_labels: Int[Tensor, " q"],
     ) -> tuple[Float[Tensor, ""], int]:
         """Cross-entropy of the queries after ``adapt_steps`` steps, and how many were right."""
         if not self.unbatched:
@@ -156,7 +156,7 @@ class MAML(Learner):
         losses = self.outer_losses(inner.task_loss(logits, query_labels)[None], moved)
         return losses[0], count_correct(logits, query_labels)
 
-    def outer_losses(self, losses: Float[Tensor, "b"], moved: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, "b"]:
+    def outer_losses(self, losses: Float[Tensor, " b"], moved: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, " b"]:
         """What the outer step differentiates: here the query losses.
 
         ``moved``: each parameter that the inner loop moves, and its values in the tasks, (b, ...).
@@ -165,7 +165,7 @@ class MAML(Learner):
 
     def batched_losses(
         self, support: Tensor, labels: Tensor, query: Tensor, truth: Tensor
-    ) -> tuple[Float[Tensor, "b"], Int[Tensor, "b"]]:
+    ) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
         """``meta_losses`` of all tasks at once. Raises NoRule for a network without rules."""
         norms = self.norms(torch.cat([support, query], 1) if self.training else None)
         weights, norms, checks = self.moved(support, labels, norms, self.adapt_steps, not self.first_order)
@@ -197,7 +197,7 @@ class MAML(Learner):
     def stepped(
         self, part: nn.Module, inputs: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int, second_order: bool,
         trail: Trail,
-    ) -> tuple[Weights, Float[Tensor, "b"]]:  # fmt: skip
+    ) -> tuple[Weights, Float[Tensor, " b"]]:  # fmt: skip
         """The inner loop of a part of the network: its weights for each task, and what is finite if all is well."""
         moving = inner.moving_parameters(part)
         fixed = inner.for_all(p for p in part.parameters() if not p.requires_grad)
@@ -209,7 +209,7 @@ class MAML(Learner):
 
     def support_losses(
         self, part: nn.Module, inputs: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int
-    ) -> Callable[[Weights], Float[Tensor, "b"]]:
+    ) -> Callable[[Weights], Float[Tensor, " b"]]:
         """Gives each of ``steps`` inner steps, in turn, the tasks' losses with the weights that it starts from."""
         return lambda now: inner.task_losses(inner.answers(part, inputs, now, norms, kept), labels)
 
@@ -236,7 +236,7 @@ class MAML(Learner):
             return super().tasks_at_once(images, device)
         return max(1, self.images_at_once // images) if device.type == "cpu" else None
 
-    def check_ways(self, labels: Int[Tensor, "n"]) -> None:
+    def check_ways(self, labels: Int[Tensor, " n"]) -> None:
         """Raise UserError unless the support set has as many classes as the head, equally many images of each."""
         found = len(class_counts(labels))
         if found != self.ways:

@@ -20,7 +20,7 @@ Weights = dict[int, Tensor]
 
 
 def inner_loop(
-    losses: Callable[[Weights], Float[Tensor, "b"]],
+    losses: Callable[[Weights], Float[Tensor, " b"]],
     weights: Weights,
     moving: Mapping[str, Tensor],
     *,
@@ -28,7 +28,7 @@ def inner_loop(
     rates: Rates,
     second_order: bool,
     trail: list[Weights] | None = None,
-) -> tuple[Weights, Float[Tensor, "b"]]:
+) -> tuple[Weights, Float[Tensor, " b"]]:
     """Gradient steps of every task on its own support loss; ``losses``: those of the tasks with their weights.
 
     ``trail``, where it is a list, gets the weights before the first step and after each.
@@ -94,13 +94,13 @@ def for_all(parameters: Iterable[Tensor]) -> Weights:
     return {id(p): stored(p) for p in parameters}
 
 
-def task_losses(logits: Float[Tensor, "b n ways"], labels: Int[Tensor, "n"]) -> Float[Tensor, "b"]:
+def task_losses(logits: Float[Tensor, "b n ways"], labels: Int[Tensor, " n"]) -> Float[Tensor, " b"]:
     """Mean cross-entropy of each task; all tasks have the same labels."""
     each = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
     return each.unflatten(0, logits.shape[:2]).mean(1)
 
 
-def task_loss(logits: Float[Tensor, "n ways"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+def task_loss(logits: Float[Tensor, "n ways"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
     """The same of one task."""
     return F.cross_entropy(logits, labels)
 

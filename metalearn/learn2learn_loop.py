@@ -28,8 +28,8 @@ Watch = Callable[[nn.Module], None]
 
 def adapted_network(
     network: nn.Module,
-    images: Float[Tensor, "n *shape"],
-    labels: Int[Tensor, "n"],
+    images: Float[Tensor, "  n *shape"],
+    labels: Int[Tensor, " n"],
     *,
     steps: int,
     rates: Rates,
@@ -56,8 +56,8 @@ def adapted_network(
 def adapted_head(
     body: nn.Module,
     head: nn.Module,
-    images: Float[Tensor, "n *shape"],
-    labels: Int[Tensor, "n"],
+    images: Float[Tensor, "  n *shape"],
+    labels: Int[Tensor, " n"],
     *,
     steps: int,
     rates: Rates,
@@ -139,7 +139,7 @@ def independent_clone(module: nn.Module, batch_norm: BatchNorm) -> nn.Module:
     return clone
 
 
-def freeze_statistics(clone: nn.Module, images: Float[Tensor, "n *shape"]) -> None:
+def freeze_statistics(clone: nn.Module, images: Float[Tensor, "  n *shape"]) -> None:
     """Let the norms of a clone made for ``support`` take the statistics of a support set, and keep them."""
     clone(images)
     clone.eval()

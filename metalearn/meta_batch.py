@@ -37,7 +37,7 @@ def tasks_of(meta_batch: int, share: Share) -> list[range]:
     return [range(*block) for block in zip(ends, ends[1:], strict=False)]
 
 
-def placed(own: Shaped[Tensor, "m"], tasks: range, meta_batch: int) -> Shaped[Tensor, "n"]:
+def placed(own: Shaped[Tensor, " m"], tasks: range, meta_batch: int) -> Shaped[Tensor, " n"]:
     """A number for each of this process's tasks as one for each task of the meta-batch, 0 for those of others."""
     return nn.functional.pad(own, (tasks.start, meta_batch - tasks.stop))
 

@@ -76,7 +76,7 @@ def meta_step(
 def own_tasks(
     learner: Learner, batch: Sequence[Episode], tasks: range, meta_batch: int, tasks_at_once: int | None, where: str,
     share: Share,
-) -> tuple[Float[Tensor, "m"], Int[Tensor, "m"]]:  # fmt: skip
+) -> tuple[Float[Tensor, " m"], Int[Tensor, " m"]]:  # fmt: skip
     """Losses of this process's tasks and how many queries were right, chunk by chunk; adds their mean's gradient.
 
     The mean is that of the whole meta-batch. Raises UserError, naming the task by its number there.
@@ -106,7 +106,7 @@ def own_tasks(
 
 
 def require_finite_losses(
-    learner: Learner, losses: Float[Tensor, "n"], batch: Sequence[Episode], meta_batch: int, where: str, share: Share
+    learner: Learner, losses: Float[Tensor, " n"], batch: Sequence[Episode], meta_batch: int, where: str, share: Share
 ) -> None:
     """Raise UserError naming the first task whose loss is not finite; the process that has it knows more."""
     for task, loss in enumerate(losses.tolist()):
@@ -122,7 +122,7 @@ def require_finite_losses(
             raise UserError(f"{where}, task {task}: {share.tell(said, owner)}")
 
 
-def gradient_norms(learner: Learner, where: str) -> Float[Tensor, "p"]:
+def gradient_norms(learner: Learner, where: str) -> Float[Tensor, " p"]:
     """The norm of each gradient of a learner. Raises UserError naming the first that is not finite."""
     gradients = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
     norms = torch.stack([gradient.norm() for gradient in gradients.values()])

@@ -45,7 +45,7 @@ def running_norms(extractor: nn.Module, images: Float[Tensor, "b n *shape"] | No
 
 
 @torch.no_grad()
-def update_running_statistics(extractor: nn.Module, images: Float[Tensor, "n *shape"]) -> None:
+def update_running_statistics(extractor: nn.Module, images: Float[Tensor, "  n *shape"]) -> None:
     """Let the batch norms of an extractor see a batch; nothing else changes, and nothing else is in train mode."""
     layers = batch_norms(extractor)
     if layers:

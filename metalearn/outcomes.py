@@ -22,7 +22,7 @@ class Outcome:
     seconds: float
     training: float = 0.0
     facts: Facts | None = None
-    correct: Integer[np.ndarray, "episodes"] | None = None
+    correct: Integer[np.ndarray, " episodes"] | None = None
     encoder: str = ""
 
 

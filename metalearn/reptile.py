@@ -65,7 +65,7 @@ class Reptile(MAML):
             return self.inner_lr
         return {name: AdamStep(self.inner_lr) for name, _ in self.network.named_parameters()}
 
-    def batches(self, labels: Int[Tensor, "n"], steps: int) -> list[Tensor]:
+    def batches(self, labels: Int[Tensor, " n"], steps: int) -> list[Tensor]:
         """Which images of a support set each step sees."""
         images = len(labels)
         size = min(self.inner_batch or images, images)
@@ -76,7 +76,7 @@ class Reptile(MAML):
 
     def support_losses(
         self, part: nn.Module, inputs: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int
-    ) -> Callable[[Weights], Float[Tensor, "b"]]:
+    ) -> Callable[[Weights], Float[Tensor, " b"]]:
         """See ``MAML.support_losses``: of a batch of images each."""
         rest = iter(self.batches(labels, steps))
 
@@ -97,7 +97,7 @@ class Reptile(MAML):
         """See ``MAML.looped``."""
         return super().looped(images, labels, steps, False, batches=self.batches(labels, steps), **more)
 
-    def outer_losses(self, losses: Float[Tensor, "b"], moved: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, "b"]:
+    def outer_losses(self, losses: Float[Tensor, " b"], moved: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, " b"]:
         """By value the query losses, by gradient theta - phi: that of ``theta . (theta - phi)``, the second fixed."""
         pulls = [(theta * (theta - phi).detach()).reshape(len(phi), -1).sum(1) for theta, phi in moved]
         pull = torch.stack(pulls).sum(0)

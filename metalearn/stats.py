@@ -121,7 +121,7 @@ class RankCorrelation:
     n: int
 
 
-def rank_correlation(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> RankCorrelation:
+def rank_correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> RankCorrelation:
     """Spearman's rank correlation, ties given their mean rank, with the interval of Bonett and Wright 2000
     (Psychometrika 65): ``tanh(arctanh(rho) -+ 1.96 sqrt((1 + rho^2 / 2) / (n - 3)))``.
 

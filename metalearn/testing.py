@@ -60,11 +60,11 @@ class Tested:
 
     @property
     def fingerprint(self) -> str:
-        """What equal images, and equal episodes where the dataset prescribes them, have in common."""
-        given, images = self.prescribed, self.partition.fingerprint
+        """What equal images have in common, drawn from in one way; or equal episodes where they are prescribed."""
+        given = self.prescribed
         if given is None:
-            return images
-        digest = hashlib.sha256(images.encode())
+            return self.partition.drawn_from
+        digest = hashlib.sha256(self.partition.fingerprint.encode())
         for indices in (given.support, given.query):
             digest.update(f"{indices.shape}".encode() + np.ascontiguousarray(indices).tobytes())
         return digest.hexdigest()
@@ -86,10 +86,9 @@ class Tested:
                     "from part: val"
                 )
             return fixed
-        return EpisodeSampler(
-            self.partition.labels, ways=setting.ways, shots=setting.shots, queries=self.episodes.queries,
-            seed=self.episodes.seed, class_names=self.partition.class_names,
-        )  # fmt: skip
+        return self.partition.episodes(
+            ways=setting.ways, shots=setting.shots, queries=self.episodes.queries, seed=self.episodes.seed
+        )
 
     def on_features(
         self, learner: Learner, features: Float[Tensor, "n d"], setting: EpisodeSetting, text: str
@@ -103,9 +102,7 @@ class Tested:
         self.progress(1, 1, f"{text}: {self.episodes.count} episodes")
         return counts
 
-    def on_trained(
-        self, learner: Learner, setting: EpisodeSetting, text: str
-    ) -> Int[np.ndarray, " episodes"]:
+    def on_trained(self, learner: Learner, setting: EpisodeSetting, text: str) -> Int[np.ndarray, " episodes"]:
         """Return the correct count of each episode of a meta-trained learner.
 
         A head on features meets an image in many episodes and its network gives the same for it in each: the features

@@ -21,7 +21,6 @@ from metalearn.learners.base import Learner
 from metalearn.meta_batch import tasks_of
 from metalearn.meta_step import augmented, meta_step, reproducible
 from metalearn.traces import TRACED, show_inside
-from tasks.episodes import EpisodeSampler
 from tasks.resident import DeviceImages
 from tasks.splits import Partition
 
@@ -80,12 +79,11 @@ def meta_train(
     learner = learner.to(device).train()
     optimizer = torch.optim.Adam(to_train(learner, auxiliary), lr=learning_rate)
     episode = {"ways": ways, "shots": shots, "queries": queries, "seed": seed}
-    tasks = EpisodeSampler(train.labels, **episode, class_names=train.class_names)
-    checks = EpisodeSampler(val.labels, **episode, class_names=val.class_names)
+    tasks, checks = train.episodes(**episode), val.episodes(**episode)
     settings = {
         **episode, "meta_batch": meta_batch, "iterations": iterations, "learning_rate": learning_rate,
         "schedule": schedule, "eval_every": eval_every, "eval_episodes": eval_episodes, "patience": patience,
-        "train": train.fingerprint, "val": val.fingerprint, "learner": type(learner).__name__,
+        "train": train.drawn_from, "val": val.drawn_from, "learner": type(learner).__name__,
         "initial weights": fingerprint(learner), **({"augmentation": augment.settings()} if augment else {}),
         **({"auxiliary": plain(auxiliary.settings())} if auxiliary else {}),
     }  # fmt: skip

@@ -41,7 +41,7 @@ class Transform(nn.Module):
         """The matrices, in the order of `Axes`: each multiplies the gradient's axis from the left."""
         raise NotImplementedError
 
-    def forward(self, gradient: Float[Tensor, "b *stored"]) -> Float[Tensor, "b *stored"]:
+    def forward(self, gradient: Float[Tensor, "  b *stored"]) -> Float[Tensor, "  b *stored"]:
         """The gradients of b tasks, laid out by ``metalearn.batched.run.stored``: what to subtract, ``lr`` included."""
         moved = gradient.reshape(len(gradient), *self.sizes)
         out, into, places = self.axes()

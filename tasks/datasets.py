@@ -8,6 +8,7 @@ from typing import Literal
 
 from tasks import made_runs
 from tasks.cifar_sets import CIFAR_FS, FC100
+from tasks.class_lists import vinyals
 from tasks.dsprites import DSPRITES
 from tasks.errors import DataError, unknown
 from tasks.folders import existing
@@ -19,7 +20,7 @@ from tasks.oneshot import omniglot_runs
 from tasks.own_images import csv, folder
 from tasks.progress import Progress, silent
 from tasks.shapes3d import SHAPES3D
-from tasks.splits import Dataset, lake, rotated, shuffled, training_turned, upright, vinyals
+from tasks.splits import PARTS, Dataset, lake, rotated, shuffled, training_turned, upright
 from tasks.sprites import sprites
 
 
@@ -29,6 +30,7 @@ def omniglot(
     split: Literal["lake", "vinyals", "random"] = "lake",
     split_seed: int = 0,
     rotations: bool | None = None,
+    within_alphabet: bool = False,
     image_size: int = 28,
     cache: Path | None = None,
     report: Progress = silent,
@@ -38,8 +40,10 @@ def omniglot(
     split ``lake``: Omniglot's own sets, 964 and 659 characters, the last 20 % of the background alphabets for
     validation; ``vinyals``: 1,028 / 172 / 423 characters from split files; ``random``: 1,100 / 100 / 423
     seeded. rotations: whether each quarter turn is a class of its own; None does as the split says (vinyals
-    yes, the others no). Images are (1, image_size, image_size) uint8, ink 255. cache: where the packed images
-    go when root is read-only. Raises DataError for whatever is wrong with root, files or settings.
+    yes, the others no). within_alphabet: whether the classes of an episode are of one alphabet (turned alike), which is
+    harder, in all parts; the split's name then says so (``lake-within``). Images are (1, image_size, image_size) uint8,
+    ink 255. cache: where the packed images go when root is read-only. Raises DataError for whatever is wrong with root,
+    files or settings.
     """
     if split not in ("lake", "vinyals", "random"):
         raise DataError(unknown("Omniglot split", split, ("lake", "vinyals", "random")))
@@ -51,14 +55,15 @@ def omniglot(
         parts = vinyals(root, names)
         if not turn:
             parts = {part: upright(listed) for part, listed in parts.items()}
-        return Dataset.of_classes("omniglot", split, store, parts)
-    if split == "lake":
+    elif split == "lake":
         sets = store.info["parts"]
         parts = lake(sets[BACKGROUND.folder], sets[EVALUATION.folder], split_seed)
     else:
         parts = shuffled(names, split_seed, train=1100, val=100)
-    if turn:
+    if turn and split != "vinyals":
         parts = {part: rotated(listed) for part, listed in parts.items()}
+    if within_alphabet:
+        return Dataset.of_classes("omniglot", f"{split}-within", store, parts).with_episodes_within_groups(*PARTS)
     return Dataset.of_classes("omniglot", split, store, parts)
 
 
@@ -67,6 +72,7 @@ def omniglot_runs_generated(
     *,
     split_seed: int = 0,
     rotations: bool = False,
+    within_alphabet: bool = True,
     image_size: int = 28,
     cache: Path | None = None,
     report: Progress = silent,
@@ -75,12 +81,15 @@ def omniglot_runs_generated(
 
     ``fixed`` gives the runs of a seed, see tasks.made_runs: 20 tasks of 20 characters of one alphabet, the image to
     learn from and the one to test by two drawers. rotations: whether each quarter turn of a training character is a
-    class of its own; validation and runs are upright. Other options and errors: see omniglot.
+    class of its own; validation and runs are upright. within_alphabet: whether episodes drawn for training and
+    validation are of one alphabet each too. Other options and errors: see omniglot.
     """
     store = omniglot_store(existing(root), image_size=image_size, cache=cache, report=report)
     sets = store.info["parts"]
     parts = lake(sets[BACKGROUND.folder], sets[EVALUATION.folder], split_seed)
     dataset = Dataset.of_classes(made_runs.NAME, "lake", store, training_turned(parts) if rotations else parts)
+    if within_alphabet:
+        dataset = dataset.with_episodes_within_groups("train", "val")
     return replace(dataset, fixed=partial(made_runs.made_runs, dataset.test))
 
 

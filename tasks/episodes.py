@@ -38,19 +38,22 @@ class EpisodeSampler:
 
     labels: (n,) whole numbers, any order, one per image. ways, shots, queries: at least 1; shots and queries
     are per class. seed: 0 to 2**64 - 1. class_names: optional, only to name a class in an error by its label.
-    Raises DataError for a setting out of range, for more ways than classes, and for a class with fewer images
-    than shots + queries.
+    groups: optional, the number of each class's group, from 0, classes in the order of their labels; an episode then
+    has classes of one group, uniform among those that have as many classes as ways.
+    Raises DataError for a setting out of range, for more ways than classes (of any group), and for a class with fewer
+    images than shots + queries.
     """
 
     def __init__(
         self,
-        labels: Int[np.ndarray, "n"],
+        labels: Int[np.ndarray, " n"],
         *,
         ways: int | np.integer,
         shots: int | np.integer,
         queries: int | np.integer,
         seed: int | np.integer,
         class_names: Sequence[str] | None = None,
+        groups: Int[np.ndarray, " classes"] | None = None,
     ) -> None:
         ways, shots, queries, seed = map(operator.index, (ways, shots, queries, seed))
         for name, value in {"ways": ways, "shots": shots, "queries": queries}.items():
@@ -68,6 +71,7 @@ class EpisodeSampler:
         self._classes = ordered[self._starts].astype(np.int64)
         self._part = 1, range(1)
         self._check(class_names)
+        self._groups = None if groups is None else _Groups(groups, len(self._classes), ways)
 
     def of_each(self, size: int, part: range) -> "EpisodeSampler":
         """The sampler that has of each ``size`` episodes those of ``part`` alone, numbered anew from 0.
@@ -108,13 +112,17 @@ class EpisodeSampler:
         support, query, classes = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         return EpisodeIndices(support, query, classes)
 
-    def _draw(self, episodes: Int[np.ndarray, "b"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw(self, episodes: Int[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         batch, images = len(episodes), self.shots + self.queries
-        position = np.arange(self.ways * (1 + images), dtype=np.uint64)[:, None]
+        position = np.arange(self.ways * (1 + images) + (self._groups is not None), dtype=np.uint64)[:, None]
         random = words(self.seed, episodes[None, :], position)  # (positions, b)
-        chosen = _sample(random[: self.ways], np.full(batch, len(self._classes)))  # (ways, b)
+        of_classes, of_images = random[: self.ways], random[self.ways : self.ways * (1 + images)]
+        if self._groups is None:
+            chosen = _sample(of_classes, np.full(batch, len(self._classes)))  # (ways, b)
+        else:
+            chosen = self._groups.choose(random[-1], of_classes)
         sizes = self._sizes[chosen].reshape(-1)
-        within = _sample(random[self.ways :].reshape(images, self.ways * batch), sizes)  # (images, ways * b)
+        within = _sample(of_images.reshape(images, self.ways * batch), sizes)  # (images, ways * b)
         found = self._starts[chosen].reshape(-1) + within
         if self._order is not None:
             found = self._order[found]
@@ -122,7 +130,31 @@ class EpisodeSampler:
         return found[..., : self.shots], found[..., self.shots :], self._classes[chosen].T
 
 
-def _sample(random: np.ndarray, sizes: Int[np.ndarray, "rows"]) -> Int[np.ndarray, "m rows"]:
+class _Groups:
+    """The groups that have ``ways`` classes: which classes, side by side."""
+
+    def __init__(self, groups: Int[np.ndarray, " classes"], classes: int, ways: int) -> None:
+        if groups.shape != (classes,) or groups.min(initial=0) < 0:
+            raise DataError(
+                f"groups of shape {groups.shape}, of {classes} classes; give a number from 0 for each class"
+            )
+        counts = np.bincount(groups)
+        enough = np.flatnonzero(counts >= ways)
+        if not len(enough):
+            raise DataError(
+                f"ways={ways} of one group, but the largest group has only {counts.max()} classes; give ways <= "
+                f"{counts.max()}, or draw from all classes"
+            )
+        self._members = np.argsort(groups, kind="stable")
+        self._starts, self._sizes = (np.cumsum(counts) - counts)[enough], counts[enough]
+
+    def choose(self, of_group: np.ndarray, of_classes: np.ndarray) -> Int[np.ndarray, "ways b"]:
+        """Draw a group and ways of its classes for each episode, from random words (b,) and (ways, b)."""
+        group = below(of_group, np.full(len(of_group), len(self._sizes)))
+        return self._members[self._starts[group] + _sample(of_classes, self._sizes[group])]
+
+
+def _sample(random: np.ndarray, sizes: Int[np.ndarray, " rows"]) -> Int[np.ndarray, "m rows"]:
     """Draw m of 0..size-1 in random order without replacement, per row: the first m steps of Fisher-Yates.
 
     Step i takes what lies at place j[i] >= i of the list 0..size-1 and puts there what lies at place i, which no
@@ -155,7 +187,7 @@ def _places(j: Int[np.ndarray, "m rows"]) -> Int[np.ndarray, "m rows"]:
     return place
 
 
-def episode_numbers(index: int | np.integer | slice) -> Int[np.ndarray, "b"]:
+def episode_numbers(index: int | np.integer | slice) -> Int[np.ndarray, " b"]:
     """Numbers of the episodes that an index or a slice asks for. Raises DataError as ``EpisodeSampler`` does."""
     if isinstance(index, slice):
         if index.stop is None:

@@ -97,7 +97,7 @@ def draw(name: str, classes: int, instances: int, seed: int, image_size: int, re
     )
 
 
-def stroke_programs(classes: int, seed: int) -> tuple[Float64[np.ndarray, "k s p xy"], Int64[np.ndarray, "k"]]:
+def stroke_programs(classes: int, seed: int) -> tuple[Float64[np.ndarray, "k s p xy"], Int64[np.ndarray, " k"]]:
     """Invent the characters: control points (classes, 4 strokes, 4 points, x y), strokes used (classes,).
 
     Each character is centred and fills a box of half side EXTENT, so that place and size do not tell it.
@@ -131,7 +131,7 @@ def stroke_programs(classes: int, seed: int) -> tuple[Float64[np.ndarray, "k s p
 
 
 def instance_factors(
-    kind: Int64[np.ndarray, "n"], instance: Int64[np.ndarray, "n"], seed: int
+    kind: Int64[np.ndarray, " n"], instance: Int64[np.ndarray, " n"], seed: int
 ) -> dict[str, np.ndarray]:
     """Draw each factor of FACTORS uniformly for each (class, instance): name -> (n,) float64."""
     return {
@@ -142,8 +142,8 @@ def instance_factors(
 
 def place(
     programs: Float64[np.ndarray, "n s p xy"],
-    kind: Int64[np.ndarray, "n"],
-    instance: Int64[np.ndarray, "n"],
+    kind: Int64[np.ndarray, " n"],
+    instance: Int64[np.ndarray, " n"],
     seed: int,
     factors: dict[str, np.ndarray],
 ) -> Float64[np.ndarray, "n s p xy"]:
@@ -164,8 +164,8 @@ def place(
 
 def render(
     points: Float64[np.ndarray, "n s p xy"],
-    strokes: Int64[np.ndarray, "n"],
-    thickness: Float64[np.ndarray, "n"],
+    strokes: Int64[np.ndarray, " n"],
+    thickness: Float64[np.ndarray, " n"],
     image_size: int,
 ) -> UInt8[np.ndarray, "n h w"]:
     """Draw the strokes: ink falls from 255 to 0 over one pixel at the pen's edge."""

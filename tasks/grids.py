@@ -83,11 +83,11 @@ class Grid:
             for key in np.ndindex(self._groups)
         )
 
-    def indices(self, rows: Int64[np.ndarray, "n"]) -> dict[str, np.ndarray]:
+    def indices(self, rows: Int64[np.ndarray, " n"]) -> dict[str, np.ndarray]:
         """Which value of each factor an image has: name -> (n,) int64, 0 to values - 1."""
         return dict(zip(self.factors, np.unravel_index(rows, self.sizes), strict=True))
 
-    def values(self, rows: Int64[np.ndarray, "n"]) -> dict[str, Float32[np.ndarray, "n"]]:
+    def values(self, rows: Int64[np.ndarray, " n"]) -> dict[str, Float32[np.ndarray, " n"]]:
         """The values of each factor: name -> (n,) float32."""
         found = self.indices(rows)
         return {name: np.array(self.factors[name].values, np.float32)[found[name]] for name in found}
@@ -99,7 +99,7 @@ class Grid:
             "factor_values": {name: list(factor.values) for name, factor in self.factors.items()},
         }
 
-    def drawn(self, draw: Draw) -> dict[str, Int64[np.ndarray, "m"]]:
+    def drawn(self, draw: Draw) -> dict[str, Int64[np.ndarray, " m"]]:
         """Draw images without replacement, as many of each class, give or take one, and all of a class equally likely.
 
         Class name, sorted, to rows of the grid, rising. A draw of more images with the same seed contains one of fewer.
@@ -129,13 +129,13 @@ class Grid:
     def _groups(self) -> tuple[int, ...]:
         return tuple(-(-len(self.factors[name].values) // width) for name, width in self.classes.items())
 
-    def _by_class(self, rows: Int64[np.ndarray, "n"]) -> Iterator[tuple[str, np.ndarray]]:
+    def _by_class(self, rows: Int64[np.ndarray, " n"]) -> Iterator[tuple[str, np.ndarray]]:
         labels = self._labels(rows)
         order = np.argsort(labels, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
             yield self.class_names[labels[part[0]]], rows[part]
 
-    def _labels(self, rows: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    def _labels(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Which of class_names each row is of."""
         found = self.indices(rows)
         groups = [found[name] // width for name, width in self.classes.items()]
@@ -154,7 +154,7 @@ class Grid:
                 raise DataError(f"{name}={value}: allowed are whole numbers from {low} to {high}")
 
 
-def _how_many_before(labels: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+def _how_many_before(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """How many earlier items have the same label."""
     order = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)

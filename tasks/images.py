@@ -20,8 +20,8 @@ class ImageReader:
     def __init__(
         self,
         images: UInt8[np.ndarray, "n c h w"],
-        index: Int[np.ndarray, "m"],
-        quarter_turns: Int8[np.ndarray, "m"],
+        index: Int[np.ndarray, " m"],
+        quarter_turns: Int8[np.ndarray, " m"],
     ) -> None:
         check_numbers(index, len(images), "row", "store")
         _, channels, height, width = images.shape
@@ -69,20 +69,20 @@ class ImageReader:
                 np.multiply(target[now], np.float32(SCALE), out=target[now])
         return out
 
-    def _take(self, at: Int[np.ndarray, "b"], raw: UInt8[np.ndarray, "b d"]) -> None:
+    def _take(self, at: Int[np.ndarray, " b"], raw: UInt8[np.ndarray, "b d"]) -> None:
         rows = at if self._index is None else self._index.take(at)
         # A byte of each image first: the processor waits for many places in memory at once, not for one after another.
         self._stored.reshape(-1).take(rows * self._stored.shape[1], mode="clip")
         self._stored.take(rows, axis=0, out=raw, mode="clip")  # with the default mode numpy copies ``out``
 
-    def _turn(self, raw: UInt8[np.ndarray, "b d"], turns: Int8[np.ndarray, "b"]) -> None:
+    def _turn(self, raw: UInt8[np.ndarray, "b d"], turns: Int8[np.ndarray, " b"]) -> None:
         for k, pixels in self._pixels.items():
             these = np.flatnonzero(turns == k)
             if len(these):
                 raw[these] = raw[these].take(pixels, axis=1, mode="clip")
 
 
-def _turned_pixels(shape: tuple[int, int, int], k: int) -> Int[np.ndarray, "d"]:
+def _turned_pixels(shape: tuple[int, int, int], k: int) -> Int[np.ndarray, " d"]:
     """Which pixel of an image comes to lie where when it is turned: a turned image is ``flat[pixels]``."""
     if k % 2 and shape[1] != shape[2]:
         raise DataError(f"images of {shape[1]}x{shape[2]} cannot be turned by {90 * k} degrees: only square ones can")

@@ -56,5 +56,5 @@ class Listing:
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     label: str = ""
-    factors: Mapping[str, Float32[np.ndarray, "_"]] = field(default_factory=dict)
+    factors: Mapping[str, Float32[np.ndarray, " _"]] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)

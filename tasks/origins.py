@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tasks import made_runs, omniglot, oneshot
 from tasks.cifar_sets import CIFAR_FS, FC100
+from tasks.class_lists import vinyals_folder
 from tasks.decode import Decoder
 from tasks.dsprites import DSPRITES
 from tasks.grid_files import GridFile
@@ -15,7 +16,6 @@ from tasks.mini_imagenet import MINI_IMAGENET
 from tasks.own_images import open_csv, open_folder
 from tasks.progress import Progress
 from tasks.shapes3d import SHAPES3D
-from tasks.splits import vinyals_folder
 
 
 class Origin(NamedTuple):

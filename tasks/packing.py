@@ -140,7 +140,7 @@ def _mark(staging: Path, file: int, done: int, shape: tuple[int, ...] | None = N
     os.replace(new, staging / _MARK)
 
 
-def _put(file: int, begin: int, rows: Int64[np.ndarray, "k"], pixels: UInt8[np.ndarray, "k c h w"]) -> None:
+def _put(file: int, begin: int, rows: Int64[np.ndarray, " k"], pixels: UInt8[np.ndarray, "k c h w"]) -> None:
     """Write images to their rows, each run of neighbours at once; a full disk raises here, not in a memory map."""
     each = pixels[0].nbytes
     for run in _runs(rows):
@@ -151,7 +151,7 @@ def _put(file: int, begin: int, rows: Int64[np.ndarray, "k"], pixels: UInt8[np.n
             data, offset = data[written:], offset + written
 
 
-def _runs(rows: Int64[np.ndarray, "k"]) -> Iterator[slice]:
+def _runs(rows: Int64[np.ndarray, " k"]) -> Iterator[slice]:
     ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         yield slice(start, end)

@@ -88,7 +88,7 @@ class DeviceImages:
                 support.unflatten(0, drawn.support.shape), query.unflatten(0, drawn.query.shape), classes, drawn
             )
 
-    def batches(self, indices: Int[np.ndarray, "n"], batch: int) -> Iterator[Float32[Tensor, "b c h w"]]:
+    def batches(self, indices: Int[np.ndarray, " n"], batch: int) -> Iterator[Float32[Tensor, "b c h w"]]:
         """Images at these positions of the part, in order, ``batch`` at a time; the last batch may be smaller."""
         if batch < 1:
             raise DataError(f"batch={batch} images at a time; give at least 1")
@@ -115,7 +115,7 @@ class DeviceImages:
             else:
                 yield self._finished(self._kept(at), at), more
 
-    def _finished(self, raw: UInt8[Tensor, "n c h w"], at: Int[np.ndarray, "n"]) -> Float32[Tensor, "n c h w"]:
+    def _finished(self, raw: UInt8[Tensor, "n c h w"], at: Int[np.ndarray, " n"]) -> Float32[Tensor, "n c h w"]:
         turns = self.partition.reader.turns(at)
         for k in (1, 2, 3) if turns is not None else ():
             these = torch.from_numpy(np.flatnonzero(turns == k)).to(self.device)
@@ -135,7 +135,7 @@ class _Kept:
             piece = reader.uint8(np.arange(start, min(start + step, len(stored))))
             self.images[start : start + len(piece)].copy_(torch.from_numpy(piece))
 
-    def __call__(self, at: Int[np.ndarray, "n"]) -> UInt8[Tensor, "n c h w"]:
+    def __call__(self, at: Int[np.ndarray, " n"]) -> UInt8[Tensor, "n c h w"]:
         """Images at these positions of the part, as stored, in memory of their own."""
         check_numbers(at, len(self.rows), "image", "part")
         return self.images.index_select(0, torch.from_numpy(self.rows[at]).to(self.images.device))
@@ -165,7 +165,7 @@ class _Transfer:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.used: deque[tuple[Tensor, torch.cuda.Event]] = deque()
 
-    def __call__(self, at: Int[np.ndarray, "n"]) -> _Sent:
+    def __call__(self, at: Int[np.ndarray, " n"]) -> _Sent:
         if self.stream is None:
             return _Sent(torch.from_numpy(self.reader.uint8(at, turned=False)).to(self.device), None)
         buffer = self._buffer((len(at), *self.reader.image_shape))

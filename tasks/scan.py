@@ -28,11 +28,11 @@ class Chunk(NamedTuple):
     image that could not be read or decoded, whose pixels are 0, and of which ``problems`` speaks.
     """
 
-    rows: Int64[np.ndarray, "k"]
+    rows: Int64[np.ndarray, " k"]
     pixels: UInt8[np.ndarray, "k c h w"]
     sizes: Int64[np.ndarray, "k wh"]
-    grey: Bool[np.ndarray, "k"]
-    readable: Bool[np.ndarray, "k"]
+    grey: Bool[np.ndarray, " k"]
+    readable: Bool[np.ndarray, " k"]
     problems: list[str]
 
 
@@ -44,7 +44,7 @@ class Plan:
     """
 
     class_names: tuple[str, ...]
-    offsets: Int64[np.ndarray, "k1"]
+    offsets: Int64[np.ndarray, " k1"]
     order: list[tuple[int, Image]]
 
     @property

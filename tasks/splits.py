@@ -1,20 +1,19 @@
-"""Parts of a dataset that share no class, and the splits of Omniglot, keyed by class name."""
+"""Parts of a dataset that share no class, and its splits by seed, keyed by class name."""
 
 import hashlib
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, Int8, Int64, UInt8
 
-from tasks.episodes import EpisodeIndices
+from tasks.episodes import EpisodeIndices, EpisodeSampler
 from tasks.errors import DataError
-from tasks.folders import walk
+from tasks.groups import class_groups
 from tasks.images import ImageReader
 from tasks.store import Store
 
@@ -28,15 +27,17 @@ class Partition:
 
     ``index`` (n,) rows of store.images; ``quarter_turns`` (n,) int8, 0 to 3, counter-clockwise as np.rot90;
     ``labels`` (n,) 0 to K - 1; ``class_names`` K sorted names, ``Alphabet/characterNN``, or
-    ``Alphabet/characterNN/rotDDD`` where rotations by DDD degrees are classes.
+    ``Alphabet/characterNN/rotDDD`` where rotations by DDD degrees are classes. ``within_groups``: whether an episode
+    has classes of one group, such as an alphabet (`tasks.groups`), or of all.
     """
 
     store: Store
     name: str
-    index: Int64[np.ndarray, "n"]
-    quarter_turns: Int8[np.ndarray, "n"]
-    labels: Int64[np.ndarray, "n"]
+    index: Int64[np.ndarray, " n"]
+    quarter_turns: Int8[np.ndarray, " n"]
+    labels: Int64[np.ndarray, " n"]
     class_names: tuple[str, ...]
+    within_groups: bool = False
 
     @classmethod
     def of_classes(cls, store: Store, name: str, class_names: Iterable[str]) -> "Partition":
@@ -74,25 +75,40 @@ class Partition:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the store's fingerprint and of which images are taken, turned how; not of labels."""
+        """sha256 of the store's fingerprint and of which images are taken, turned how; not of labels or episodes."""
         digest = hashlib.sha256(self.store.fingerprint.encode())
         digest.update(self.index.astype("<i8").tobytes())
         digest.update(self.quarter_turns.astype("i1").tobytes())
         return digest.hexdigest()
 
     @property
+    def drawn_from(self) -> str:
+        """What parts have in common whose episodes of equal settings are equal: fingerprint, and how they are drawn."""
+        return f"{self.fingerprint}/within groups" if self.within_groups else self.fingerprint
+
+    @property
     def base_classes(self) -> frozenset[str]:
         """Class names without their rotation."""
         return frozenset(map(base_class, self.class_names))
+
+    def episodes(self, *, ways: int, shots: int, queries: int, seed: int) -> EpisodeSampler:
+        """Episodes of this part, within groups where it says so. Raises DataError as `EpisodeSampler` does."""
+        groups = class_groups(self.class_names) if self.within_groups else None
+        if self.within_groups and groups is None:
+            raise DataError(
+                f"part {self.name!r} has classes without a group, whose episodes are to be within groups; name them "
+                "group/class, or draw from all"
+            )
+        return EpisodeSampler(
+            self.labels, ways=ways, shots=shots, queries=queries, seed=seed, class_names=self.class_names, groups=groups
+        )
 
     @cached_property
     def reader(self) -> ImageReader:
         """Gives the images by position, as uint8 or as float32."""
         return ImageReader(self.store.images, self.index, self.quarter_turns)
 
-    def gather(
-        self, indices: Int[np.ndarray, "..."], out: np.ndarray | None = None
-    ) -> UInt8[np.ndarray, "... c h w"]:
+    def gather(self, indices: Int[np.ndarray, "..."], out: np.ndarray | None = None) -> UInt8[np.ndarray, "... c h w"]:
         """Images at positions 0 to n - 1, any shape, as uint8 (*shape, c, h, w), in ``out`` where it is given.
 
         Raises DataError for a position that is not there and for an ``out`` of another shape or type.
@@ -140,6 +156,10 @@ class Dataset:
         """Name and split, as in ``omniglot/lake``."""
         return f"{self.name}/{self.split}"
 
+    def with_episodes_within_groups(self, *parts: str) -> "Dataset":
+        """The same, episodes of these parts within groups of classes."""
+        return replace(self, **{part: replace(getattr(self, part), within_groups=True) for part in parts})
+
     @classmethod
     def of_classes(cls, name: str, split: str, store: Store, parts: Mapping[str, Iterable[str]]) -> "Dataset":
         """Build train, val and test from their class names. Raises DataError as Partition.of_classes does."""
@@ -150,6 +170,11 @@ class Dataset:
 def base_class(name: str) -> str:
     """Give a class name without its ``/rotDDD``."""
     return _ROTATION.sub("", name)
+
+
+def turned_name(name: str) -> bool:
+    """Whether a class name ends in ``/rotDDD``."""
+    return _ROTATION.search(name) is not None
 
 
 def rotated(names: Iterable[str]) -> list[str]:
@@ -189,57 +214,6 @@ def shuffled(names: Sequence[str], seed: int, train: int, val: int) -> dict[str,
     """Shuffle classes by a seed: the first ``train`` train, the next ``val`` validate, the rest test."""
     order = seeded_order(names, seed)
     return {"train": order[:train], "val": order[train : train + val], "test": order[train + val :]}
-
-
-def vinyals(root: Path, known: Iterable[str]) -> dict[str, list[str]]:
-    """Split of Vinyals et al. 2016, read from ``vinyals/{train,val,test}.txt`` anywhere under root.
-
-    ``known``: the base classes there are. Raises DataError when the files are absent, and with file and line
-    number for a malformed line, one that is listed twice and one that names a class that there is not.
-    """
-    folder = vinyals_folder(root)
-    if folder is None:
-        raise DataError(
-            f"split 'vinyals' needs its class lists and {root} holds none; put train.txt, val.txt and "
-            f"test.txt (one Alphabet/characterNN/rotDDD a line) in {root / 'splits' / 'vinyals'}, "
-            "or choose split lake or random"
-        )
-    allowed = frozenset(known)
-    return {
-        part: read_class_list(path.read_bytes(), str(path), allowed, turned=True)
-        for part, path in ((part, folder / f"{part}.txt") for part in PARTS)
-    }
-
-
-def vinyals_folder(root: Path) -> Path | None:
-    """Where the class lists of the split lie below root, None where they do not."""
-    lists = {f"{part}.txt" for part in PARTS}
-    found = [at for at, _, files in walk(root) if at.name == "vinyals" and lists <= set(files)]
-    return min(found, default=None)
-
-
-def read_class_list(data: bytes, where: str, known: Container[str], *, turned: bool = False) -> list[str]:
-    """Read names of classes, one a line; with ``turned``, each is ``Alphabet/characterNN/rotDDD``.
-
-    Raises DataError, naming ``where`` and the line, for a name listed twice and for one that is not ``known``.
-    """
-    form = "Alphabet/characterNN/rotDDD" if turned else "class"
-    first: dict[str, int] = {}
-    for number, line in enumerate(data.decode(errors="replace").splitlines(), start=1):
-        name = line.strip()
-        if not name:
-            continue
-        here = f"{where}, line {number}"
-        if turned and (name.count("/") != 2 or not _ROTATION.search(name)):
-            raise DataError(f"{here}: {name[:80]!r} is not {form} with DDD 000, 090, 180 or 270")
-        if name in first:
-            raise DataError(f"{here}: {name!r} is already on line {first[name]}; list each class once")
-        if (base_class(name) if turned else name) not in known:
-            raise DataError(f"{here}: {name[:80]!r} is no class of this dataset; correct or remove the line")
-        first[name] = number
-    if not first:
-        raise DataError(f"{where} lists no class; it needs one {form} a line")
-    return list(first)
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -79,7 +79,7 @@ def sprites(
     return Dataset.of_classes("sprites", split, store, GRID.parts(store.class_names, asked))
 
 
-def draw(rows: Int64[np.ndarray, "n"]) -> UInt8[np.ndarray, "n c h w"]:
+def draw(rows: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, "n c h w"]:
     """Draw the images of rows of the grid, 0 to 737,279 in dSprites' order: (n, 1, 64, 64), 0 or 255."""
     sprite, x, y = np.unravel_index(rows, (len(atlas()), POSITIONS, POSITIONS))
     windows = sliding_window_view(sliding_window_view(atlas(), SIDE, axis=1), SIDE, axis=2)
@@ -102,7 +102,7 @@ def atlas() -> UInt8[np.ndarray, "sprites h w"]:
 
 
 def render(
-    shape: Int64[np.ndarray, "n"], scale: Float64[np.ndarray, "n"], turn: Float64[np.ndarray, "n"]
+    shape: Int64[np.ndarray, " n"], scale: Float64[np.ndarray, " n"], turn: Float64[np.ndarray, " n"]
 ) -> UInt8[np.ndarray, "n h w"]:
     """Draw sprites alone, (n, 32, 32), 0 or 255: a pixel is white when its centre is inside.
 
@@ -122,7 +122,7 @@ def render(
     return inside.astype(np.uint8) * np.uint8(255)
 
 
-def _turned(turn: Float64[np.ndarray, "n"]) -> tuple[Float64[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
+def _turned(turn: Float64[np.ndarray, " n"]) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """Sine and cosine of fractions of a turn; whole quarters only swap the two and change signs."""
     quarters = np.floor(turn * 4 + 0.5)
     sine, cosine = sine_cosine((turn * 4 - quarters) * (np.pi / 2))

@@ -68,10 +68,10 @@ class Store:
 
     name: str
     images: UInt8[np.ndarray, "n c h w"]
-    offsets: Int64[np.ndarray, "k1"]
+    offsets: Int64[np.ndarray, " k1"]
     class_names: tuple[str, ...]
     image_names: Sequence[str] | Names = ()
-    factors: Mapping[str, Float32[np.ndarray, "_"]] = field(default_factory=dict)
+    factors: Mapping[str, Float32[np.ndarray, " _"]] = field(default_factory=dict)
     fingerprint: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
 

@@ -287,3 +287,34 @@ def test_a_small_class_is_named() -> None:
 def test_indices_out_of_range(index, words: str) -> None:
     with pytest.raises(DataError, match=words):
         make()[index]
+
+
+# within groups of classes
+
+GROUPS = np.array([2, 0, 2, 1, 2, 0, 2])  # of 4, 2 and 1 classes
+
+
+def test_within_groups_an_episode_has_classes_of_one_group_that_has_enough() -> None:
+    sampler = make(ways=2, groups=GROUPS)
+    of = dict(zip(np.unique(LABELS).tolist(), GROUPS.tolist(), strict=True))
+    episodes = sampler[0:4000]
+    groups = np.vectorize(of.get)(episodes.classes)
+    assert (groups[:, 0] == groups[:, 1]).all() and (episodes.classes[:, 0] != episodes.classes[:, 1]).all()
+    np.testing.assert_array_equal(LABELS[flat(episodes)], np.repeat(episodes.classes[..., None], 16, -1))
+    assert chisquare(np.bincount(groups[:, 0])[[0, 2]]).pvalue > 1e-3  # group 1 has but one class
+    assert chisquare(np.unique(episodes.classes[groups[:, 0] == 2], return_counts=True)[1]).pvalue > 1e-3
+    np.testing.assert_array_equal(sampler[37].support[0], episodes.support[37])
+    np.testing.assert_array_equal(sampler.of_each(4, range(1, 3))[2].classes[0], episodes.classes[5])
+
+
+def test_one_group_of_all_classes_asks_for_other_words_but_the_same_images() -> None:
+    """The group takes the last word of an episode, so the draw within it is that of no groups."""
+    np.testing.assert_array_equal(flat(make(groups=np.zeros(7, np.int64))[0:50]), flat(make()[0:50]))
+
+
+def test_groups_without_enough_classes_are_told() -> None:
+    words = "ways=5 of one group, but the largest group has only 4 classes; give ways <= 4, or draw from all classes"
+    with pytest.raises(DataError, match=words):
+        make(groups=GROUPS)
+    with pytest.raises(DataError, match=r"groups of shape \(6,\), of 7 classes; give a number from 0 for each class"):
+        make(ways=2, groups=GROUPS[:6])

@@ -207,7 +207,8 @@ def test_what_a_factor_lacks_is_said():
         ([{"kind": "instances", "slots": ["class"]}], {}, r"slots \['class'\]: one or more of content"),
         ([{"kind": "instances", "temperature": 0.0}], {}, "temperature, projection: given 0.0, 0; allowed: above 0"),
         ([{"kind": "same_class", "slots": []}], {}, r"slots \[\]: one or more of content"),
-        ([{"kind": "same_class", "set_size": 1}], {}, "temperature, set_size: given 0.1, 1; allowed: above 0, and 2"),
+        ([{"kind": "same_class", "set_size": 1}], {}, "temperature, set_size, group_size: given 0.1, 1, 1; allowed:"),
+        (["same_class", {"kind": "same_class", "set_size": 4}], {}, "parts: sameclass twice"),
         ([], {"elbo": 0.0}, "elbo: given 0.0; allowed: above 0, or 0 where parts train the encoder alone"),
         (["geometry", {**SIZE, "attribute": "scale", "latents": 2}], {}, "slot 'scale': one part asks for 1 latents"),
     ],
@@ -354,7 +355,7 @@ def test_parts_that_want_sets_of_different_size_are_refused():
     class Threes(Warps):
         set_size = 3
 
-    with pytest.raises(ModelError, match=r"set_size: parts ask for \[2, 3\]; allowed: one number of images"):
+    with pytest.raises(ModelError, match=r"set_size, group_size: parts ask for \[\(2, 1\), \(3, 1\)\]; allowed: the"):
         VAEObjective(
             SHAPE, 3, 30, 0, "tiny", LATENTS, regularizer=Beta(), parts=[Threes(), SameClass()],
             warp=Augment(rotation=9.0),

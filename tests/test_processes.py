@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from gvae.errors import ModelError
+from gvae.objectives import guided
+from gvae.pretrain import Training, pretrain
 from gvae.share import ALONE, Processes
 
 ROOT = Path(__file__).parents[1]
@@ -126,3 +128,13 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused():
     with pytest.raises(ModelError, match="such as 4; or start"):
         share.check(3)
     ALONE.check(3)
+
+
+def test_an_objective_on_sets_is_refused_where_several_processes_train():
+    """Its batches hold whole sets of a class, which shares of equal size would cut."""
+    share = Processes.__new__(Processes)
+    share.rank, share.processes = 0, 2
+    objective = guided((1, 28, 28), 2, 8, 0, "conv", 4, parts=["same_class"], elbo=0.0)
+    images, labels = torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.arange(2).repeat_interleave(4)
+    with pytest.raises(ModelError, match="^an objective on sets is trained by one process; start it without torchrun"):
+        pretrain(objective, images, labels, training=Training(batch_size=4), seed=0, share=share)

@@ -16,10 +16,11 @@ from tiny_omniglot import BACKGROUND, DRAWINGS, EVALUATION, PARTS, write_zip
 
 from tasks import datasets as datasets_module
 from tasks import omniglot as omniglot_module
+from tasks.class_lists import vinyals
 from tasks.datasets import DATASETS, describe, omniglot
 from tasks.episodes import EpisodeSampler
 from tasks.errors import DataError
-from tasks.splits import Dataset, Partition, lake, rotated, seeded_order, shuffled, vinyals
+from tasks.splits import Dataset, Partition, lake, rotated, seeded_order, shuffled
 from tasks.store import Store
 
 NAMES = ("A/character01", "A/character02", "B/character01", "B/character02")

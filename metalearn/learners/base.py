@@ -44,7 +44,7 @@ class Learner(nn.Module):
     reads: ClassVar[Reads] = "images"
     by_running: bool = False
 
-    def adapt(self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Classifier:
+    def adapt(self, images: Float[Tensor, "  n *shape"], labels: Int[Tensor, " n"]) -> Classifier:
         """Learn from support images and their labels 0..ways-1 (any order, equally many of each class).
 
         Raises UserError for labels that are not that.
@@ -56,10 +56,10 @@ class Learner(nn.Module):
 
     def meta_loss(
         self,
-        support_images: Float[Tensor, "n *shape"],
-        support_labels: Int[Tensor, "n"],
-        query_images: Float[Tensor, "q *shape"],
-        query_labels: Int[Tensor, "q"],
+        support_images: Float[Tensor, "  n *shape"],
+        support_labels: Int[Tensor, " n"],
+        query_images: Float[Tensor, "  q *shape"],
+        query_labels: Int[Tensor, " q"],
     ) -> tuple[Float[Tensor, ""], int]:
         """Loss of one training episode, differentiable in the learner's parameters, and how many queries
         were right.
@@ -72,10 +72,10 @@ class Learner(nn.Module):
     def meta_losses(
         self,
         support_images: Float[Tensor, "b n *shape"],
-        support_labels: Int[Tensor, "n"],
+        support_labels: Int[Tensor, " n"],
         query_images: Float[Tensor, "b q *shape"],
-        query_labels: Int[Tensor, "q"],
-    ) -> tuple[Float[Tensor, "b"], Int[Tensor, "b"]]:
+        query_labels: Int[Tensor, " q"],
+    ) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
         """The loss of each of b training episodes with the same labels, and how many queries of each were right.
 
         Here ``meta_loss`` of one after the other, for learners that can do better. Where something is wrong with an
@@ -91,7 +91,7 @@ class Learner(nn.Module):
         return torch.stack(losses), torch.tensor(correct, device=query_labels.device)
 
     def trace(
-        self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"], query: Float[Tensor, "q *shape"]
+        self, images: Float[Tensor, "  n *shape"], labels: Int[Tensor, " n"], query: Float[Tensor, "  q *shape"]
     ) -> list[tuple[Float[Tensor, "n ways"], Float[Tensor, "q ways"]]]:
         """Logits of a support set and of queries before the first step of ``adapt`` and after each, without gradients.
 
@@ -139,11 +139,11 @@ class FeatureLearner(Learner):
     def fit_base(self, features: Float[Tensor, "n d"]) -> None:
         """Take what it needs of the features of all training images; never of tested ones. Here nothing."""
 
-    def extract(self, images: Float[Tensor, "n *shape"]) -> Float[Tensor, "n d"]:
+    def extract(self, images: Float[Tensor, "  n *shape"]) -> Float[Tensor, "n d"]:
         """Features of images, in whichever mode (train or eval) the extractor is."""
         return images.flatten(1) if self.extractor is None else self.extractor(images)
 
-    def adapt(self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Classifier:
+    def adapt(self, images: Float[Tensor, "  n *shape"], labels: Int[Tensor, " n"]) -> Classifier:
         """See ``Learner.adapt``. The extractor works in eval mode, so its batch-norm statistics stay."""
         with evaluating(self):
             support = by_class(self.extract(images), labels)[None]
@@ -162,10 +162,10 @@ class FeatureLearner(Learner):
 
     def meta_loss(
         self,
-        support_images: Float[Tensor, "n *shape"],
-        support_labels: Int[Tensor, "n"],
-        query_images: Float[Tensor, "q *shape"],
-        query_labels: Int[Tensor, "q"],
+        support_images: Float[Tensor, "  n *shape"],
+        support_labels: Int[Tensor, " n"],
+        query_images: Float[Tensor, "  q *shape"],
+        query_labels: Int[Tensor, " q"],
     ) -> tuple[Float[Tensor, ""], int]:
         """Cross-entropy of the queries (Snell et al. 2017, eq. 2). Support and queries pass the extractor
         together.
@@ -179,7 +179,7 @@ class FeatureLearner(Learner):
         return F.cross_entropy(logits, query_labels), count_correct(logits, query_labels)
 
 
-def by_class(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> Float[Tensor, "ways shots d"]:
+def by_class(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> Float[Tensor, "ways shots d"]:
     """Sort the support set by label and split it by class, keeping the order within a class.
 
     Raises UserError unless labels are 0..ways-1 with equally many of each.
@@ -189,7 +189,7 @@ def by_class(features: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> Float[
     return features[order].unflatten(0, (len(counts), counts[0]))
 
 
-def class_counts(labels: Int[Tensor, "n"]) -> list[int]:
+def class_counts(labels: Int[Tensor, " n"]) -> list[int]:
     """How many support images each class has: ``[shots] * ways``.
 
     Raises UserError unless labels are 0..ways-1 with equally many of each.

@@ -39,7 +39,7 @@ class DualSVM(torch.autograd.Function):
 
 def solve(
     kernel: Float[Tensor, "b n n"], y: Float[Tensor, "n ways"], C: float, tolerance: float, max_iterations: int
-) -> tuple[Float[Tensor, "b n ways"], Bool[Tensor, "b"]]:
+) -> tuple[Float[Tensor, "b n ways"], Bool[Tensor, " b"]]:
     """Accelerated projected gradient (Beck & Teboulle 2009), restarted where the momentum points uphill.
 
     Converged means ``L |B - A| <= tolerance C sqrt(n)`` for a step of length 1 / L from B to A: as the objective is

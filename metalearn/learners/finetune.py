@@ -40,7 +40,7 @@ class FineTune(Learner):
         self.extractor, self.optimizer, self.steps = extractor, optimizer, steps
         self.learning_rate, self.head_learning_rate = learning_rate, head_learning_rate
 
-    def adapt(self, images: Float[Tensor, "n *shape"], labels: Int[Tensor, "n"]) -> Classifier:
+    def adapt(self, images: Float[Tensor, "  n *shape"], labels: Int[Tensor, " n"]) -> Classifier:
         """See ``Learner.adapt``. Its logits carry no gradient.
 
         Raises UserError without an extractor, and when the support loss stops being finite.

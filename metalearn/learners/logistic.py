@@ -78,7 +78,7 @@ def fit_softmax(
     penalty: Float[Tensor, "b r"],
     tolerance: float,
     max_iterations: int,
-) -> tuple[Float[Tensor, "b r w"], Bool[Tensor, "b"]]:
+) -> tuple[Float[Tensor, "b r w"], Bool[Tensor, " b"]]:
     """Minimise ``C sum CE(z T, y) + sum penalty T^2 / 2`` over T: Newton, each system by conjugate gradients.
 
     A step is halved until the objective falls (Armijo). An episode that has converged no longer moves, so the result
@@ -120,7 +120,7 @@ def newton_step(
     C: float,
     shrink: Float[Tensor, "b r 1"],
     gradient: Float[Tensor, "b r w"],
-    accuracy: Float[Tensor, "b"],
+    accuracy: Float[Tensor, " b"],
     max_iterations: int = 200,
 ) -> Float[Tensor, "b r w"]:
     """Solve ``H step = -gradient`` by conjugate gradients until the residual's norm is below ``accuracy``.

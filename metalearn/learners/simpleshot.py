@@ -40,7 +40,7 @@ class SimpleShot(DistanceLearner):
             features = features - self.centre_of(features.shape[-1])
         return features if self.transform == "none" else F.normalize(features, dim=-1)
 
-    def centre_of(self, dim: int) -> Float[Tensor, "dim"]:
+    def centre_of(self, dim: int) -> Float[Tensor, " dim"]:
         """The centre. Raises UserError when there is none of ``dim`` features."""
         if self.centre is None:
             raise UserError(

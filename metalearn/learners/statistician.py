@@ -40,7 +40,7 @@ class Statistician(FeatureLearner):
             )
         self.direction = direction
 
-    def extract(self, images: Float[Tensor, "n *shape"]) -> Float[Tensor, "n k"]:
+    def extract(self, images: Float[Tensor, "  n *shape"]) -> Float[Tensor, "n k"]:
         """Return what the extractor pools over sets, a vector an image. UserError without an extractor."""
         return self._extractor().instances(images)
 

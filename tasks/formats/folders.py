@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from tasks.class_lists import read_class_list
 from tasks.errors import DataError
 from tasks.formats.base import IMAGE_FILES, PARTS, SPELLINGS, Format, Found, Names, Shelf, part_files, stamp_of
 from tasks.listing import Image
-from tasks.splits import read_class_list
 
 WNID = re.compile(r"n\d{8}")
 
