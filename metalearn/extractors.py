@@ -181,12 +181,20 @@ def encoder_features(vae: VAE, slots: Sequence[str] | None, features: Features) 
 
 
 def checkpoint(
-    image_shape: ImageShape, *, path: str, slots: list[str] | None = None, features: Features = "mean"
-) -> PosteriorMean | Trunk:
+    image_shape: ImageShape,
+    *,
+    path: str,
+    slots: list[str] | None = None,
+    features: Features = "mean",
+    views: dict[str, Any] | None = None,
+) -> FeatureExtractor:
     """The posterior mean (or trunk) of an encoder on disk: a file, the folder that holds it, or a pretraining run.
 
     ``slots`` keeps some of the named latents; ``features``: trunk gives the hidden vector before the posterior.
+    ``views``: the mean over the image and ``count`` views under small warps, see `metalearn.views`.
     """
+    from metalearn.views import with_views  # it makes an extractor of one
+
     vae, info = load_encoder(Path(path))
     if tuple(info["image_shape"]) != tuple(image_shape):
         raise UserError(
@@ -199,7 +207,7 @@ def checkpoint(
     found.objective = Kind.model_validate(info["objective"]) if "objective" in info else None
     found.labels_used = info["labels_used"]
     found.training_classes = frozenset(info["training_classes"])
-    return found
+    return with_views(found, views)
 
 
 def require_provenance(path: str, info: Mapping[str, Any]) -> None:
@@ -212,10 +220,16 @@ def require_provenance(path: str, info: Mapping[str, Any]) -> None:
         )
 
 
-def pretrained(objective: Kind, *, slots: list[str] | None = None, features: Features = "mean") -> None:
+def pretrained(
+    objective: Kind,
+    *,
+    slots: list[str] | None = None,
+    features: Features = "mean",
+    views: dict[str, Any] | None = None,
+) -> None:
     """An encoder pretrained on the dataset's training classes by an objective, then frozen: its posterior mean.
 
-    ``slots`` and ``features`` as for `checkpoint`. The program pretrains it and builds a `checkpoint`.
+    ``slots``, ``features`` and ``views`` as for `checkpoint`. The program pretrains it and builds a `checkpoint`.
     """
     raise UserError("extractor kind 'pretrain' is made by a command that can pretrain it, not by itself")
 

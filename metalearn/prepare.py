@@ -21,6 +21,7 @@ from metalearn.extractors import (
 )
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind, PretrainingConfig
+from metalearn.views import with_views
 from tasks.folders import cache_folder
 from tasks.oneshot import seen_classes
 from tasks.splits import Dataset, Partition
@@ -79,15 +80,17 @@ def before_training(
     if kind.kind != "pretrain":
         return construct.build_extractor(choice.build, choice.options, image_shape=shape, seed=seed, model=model)
     objective = Kind.model_validate(kind.options["objective"])
-    found = encoder_features(build_objective(dataset, objective, model, seed).vae, **reading(kind))
+    how = reading(kind)
+    views = how.pop("views")
+    found = encoder_features(build_objective(dataset, objective, model, seed).vae, **how)
     found.objective = objective
-    return found.eval()
+    return with_views(found, views).eval()
 
 
 def reading(kind: Kind) -> dict[str, Any]:
     """What is read of an encoder, of the options of kind ``pretrain``."""
     options = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip).options
-    return {name: options[name] for name in ("slots", "features")}
+    return {name: options[name] for name in ("slots", "features", "views")}
 
 
 def depends_on_seed(kind: Kind) -> bool:
@@ -100,7 +103,7 @@ def gives_posterior(kind: Kind) -> bool:
     """Whether an extractor has the posterior of a set of images, as far as its kind says."""
     choice = check_kind("extractor", kind, EXTRACTORS, TABLES["extractor"].skip)
     has_one = not isinstance(choice.build, type) or issubclass(choice.build, SetExtractor)
-    return has_one and choice.options.get("features") != "trunk"
+    return has_one and choice.options.get("features") != "trunk" and not choice.options.get("views")
 
 
 def refuse_known_leak(name: str, kind: Kind, tested: Partition) -> None:

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gvae.traverse import preview_trained
+from gvae.vae import VAE
 from metalearn.cells import Cell, slug
 from metalearn.encoders import build_objective
-from metalearn.extractors import PosteriorMean, Trunk
 from metalearn.run import Run
 from metalearn.schema import Kind
 from metalearn.steps import EncoderStep, Ready, Steps
@@ -34,10 +34,10 @@ def show_extractor(here: Steps, run: Run, name: str, seed: int) -> None:
     """The features of one seed in the projector and, of a VAE that learned to decode, pictures of test images."""
     one = here.ready(name, seed)
     show_projector(here, run, name, one)
-    extractor = one.extractor
-    if isinstance(extractor, PosteriorMean | Trunk) and decodes(here, name, seed):
+    vae = getattr(one.extractor, "vae", None)
+    if isinstance(vae, VAE) and decodes(here, name, seed):
         images = images_of(here, spread(here, PREVIEWED)).to(here.device)
-        vae, recorder = extractor.vae.to(here.device), run.scope(f"{EncoderStep(name, seed).name}/test")
+        vae, recorder = vae.to(here.device), run.scope(f"{EncoderStep(name, seed).name}/test")
         with torch.no_grad():
             preview_trained(vae, images, recorder)
 
