@@ -54,6 +54,7 @@ SMALLER = {
     "adding.yaml": [*SHORT, "episodes.count=20"],
     "adding_train.yaml": ["training.iterations=2", "training.eval_episodes=2", "episodes.count=10"],
     "swap.yaml": [],
+    "views.yaml": [],
     "train.yaml": [],
     "folder.yaml": [],
     "csv.yaml": [],

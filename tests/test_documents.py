@@ -252,6 +252,10 @@ class TestSwapAnExtractor:
         assert "repeated to 3 channels, resized to 32x32" in said["squeezenet"]
         assert found["mine"]["extractor_seeds"] == [0] and found["trained"]["extractor_seeds"] == []
 
+    def test_the_views_are_told(self, pages: Pages) -> None:
+        found = rows(pages.ran(self.PAGE) / "runs/views")
+        assert str(found["views"]["extractor_settings"]).startswith("mean over the image and 4 views of it (rotation 9")
+
     def test_the_fine_tuned_one_stays_external(self, pages: Pages) -> None:
         (row,) = rows(pages.ran(self.PAGE) / "runs/train").values()
         assert (row["mode"], row["labels_used"], row["extractor"]) == ("finetuned", "external", "network")
