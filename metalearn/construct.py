@@ -54,7 +54,11 @@ def build_extractor(
 
 
 def depends_on_seed(build: Callable[..., Any], options: Mapping[str, Any]) -> bool:
-    """Whether another seed gives another extractor; a plain network does, where it does not say ``seeded = False``."""
+    """Whether another seed gives another extractor: one that takes it, or a plain network, whose weights torch draws.
+
+    A network may say ``seeded = False``.
+    """
     if isinstance(build, type) and issubclass(build, FeatureExtractor):
         return build.depends_on_seed(options)
-    return bool(getattr(build, "seeded", isinstance(build, type) and issubclass(build, nn.Module)))
+    network = isinstance(build, type) and issubclass(build, nn.Module)
+    return bool(getattr(build, "seeded", network or "seed" in inspect.signature(build).parameters))

@@ -171,6 +171,15 @@ class Trunk(FeatureExtractor):
         return self.encoder(images)
 
 
+def random_network(
+    image_shape: ImageShape, seed: int, model: ModelConfig, *, views: dict[str, Any] | None = None
+) -> FeatureExtractor:
+    """The encoder network untrained, see `RandomNetwork`; ``views`` as for `checkpoint`."""
+    from metalearn.views import with_views  # it makes an extractor of one
+
+    return with_views(RandomNetwork(image_shape, seed, model), views)
+
+
 def encoder_features(vae: VAE, slots: Sequence[str] | None, features: Features) -> PosteriorMean | Trunk:
     """Return an encoder as an extractor: its posterior mean in some slots, or its trunk, which has none (UserError)."""
     if features == "mean":
@@ -236,7 +245,7 @@ def pretrained(
 
 EXTRACTORS: dict[str, Callable[..., Any] | str] = {
     "pixels": Pixels,
-    "random": RandomNetwork,
+    "random": random_network,
     "checkpoint": checkpoint,
     "pretrain": pretrained,
     "torchvision": "metalearn.torchvision_models:Torchvision",

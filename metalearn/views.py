@@ -19,9 +19,9 @@ class Views(FeatureExtractor):
     """Another extractor's features, mean over the image and ``count`` warped views of it (test-time augmentation).
 
     The warps are drawn once, by a fixed seed and ``options`` of `gvae.augment.Augment`, and are the same for every
-    image: features stay a function of the image alone. Each view costs as much as the image does. What the extractor
-    knows of itself stays. Raises UserError for a count below 1, for no options and for wrong ones, ModelError for some
-    out of range.
+    image: features stay a function of the image alone. Each view costs as much as the image does. In train mode there
+    are none, so an extractor that is trained on episodes has them in tests. What it knows of itself stays. Raises
+    UserError for a count below 1, for no options and for wrong ones, ModelError for some out of range.
     """
 
     def __init__(self, extractor: FeatureExtractor, *, count: int, options: Mapping[str, Any]):
@@ -47,8 +47,10 @@ class Views(FeatureExtractor):
         self.settings = f"{extractor.settings}; {views}" if extractor.settings else views
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Return the mean of the extractor's features over the views."""
+        """Return the mean of the extractor's features over the views; in train mode those of the images."""
         found = self.extractor(images)
+        if self.training:
+            return found
         for number in range(self.count):
             rows = {name: getattr(self, f"view_{name}")[number] for name in Parameters._fields}
             drawn = Parameters(**{name: row.expand(len(images), *row.shape) for name, row in rows.items()})

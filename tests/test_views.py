@@ -12,7 +12,7 @@ from gvae.errors import ModelError
 from metalearn.cache import weights_fingerprint
 from metalearn.errors import UserError
 from metalearn.extractors import Pixels, PosteriorMean
-from metalearn.prepare import gives_posterior
+from metalearn.prepare import depends_on_seed, gives_posterior
 from metalearn.schema import Kind
 from metalearn.views import Views, with_views
 
@@ -21,7 +21,7 @@ WARP = {"rotation": 20.0, "translation": 0.1, "elastic": 0.05}
 
 def test_it_is_the_mean_over_the_image_and_the_same_warps_of_every_image(dataset):  # noqa: F811
     extractor, images = PosteriorMean(make_vae()).eval(), images_of(dataset)
-    views, augment = Views(extractor, count=3, options=WARP), Augment(**WARP)
+    views, augment = Views(extractor, count=3, options=WARP).eval(), Augment(**WARP)
     drawn = augment.draw(3, torch.Generator().manual_seed(0), images.device)
     by_hand = [extractor(images)]
     for number in range(3):
@@ -34,9 +34,22 @@ def test_it_is_the_mean_over_the_image_and_the_same_warps_of_every_image(dataset
 
 def test_gradients_reach_the_network_through_every_view():
     images = torch.rand(2, 1, 28, 28, requires_grad=True)
-    features = Views(Pixels((1, 28, 28)), count=2, options=WARP)(images)
+    features = Views(Pixels((1, 28, 28)), count=2, options=WARP).eval()(images)
     (gradient,) = torch.autograd.grad(features.sum(), images)
     assert (gradient - torch.ones_like(images) / 3).abs().max() > 1e-3 and torch.isfinite(gradient).all()
+
+
+def test_there_are_none_in_train_mode():
+    extractor, images = PosteriorMean(make_vae()), torch.rand(2, 1, 28, 28)
+    views = Views(extractor, count=2, options=WARP).train()
+    torch.testing.assert_close(views(images), extractor(images), rtol=0, atol=0)
+
+
+def test_a_random_network_may_have_them_and_depends_on_its_seed_all_the_same(dataset):  # noqa: F811
+    kind = Kind(kind="random", views={"count": 1, "rotation": 9.0})
+    one, other = (prepared(kind, dataset, seed=seed).extractor for seed in (0, 1))
+    assert depends_on_seed(kind) and isinstance(one, Views) and not gives_posterior(kind) and not one.pretrained
+    assert (one(images_of(dataset)) - other(images_of(dataset))).abs().max() > 1e-3
 
 
 def test_kept_features_are_of_these_views():
