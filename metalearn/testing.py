@@ -14,9 +14,8 @@ from gvae.share import ALONE, Share
 from metalearn.cache import tensors_fingerprint
 from metalearn.cells import Cell, Facts, LabelsUsed, Mode
 from metalearn.errors import UserError
-from metalearn.evaluate import evaluate_features, evaluate_images
+from metalearn.evaluate import evaluate_features, evaluate_images, evaluate_trained
 from metalearn.extractors import FeatureExtractor
-from metalearn.features import extract
 from metalearn.learners import FeatureLearner, Learner
 from metalearn.schema import EpisodesConfig, EpisodeSetting
 from tasks.episodes import EpisodeIndices, EpisodeSampler
@@ -103,19 +102,11 @@ class Tested:
         return counts
 
     def on_trained(self, learner: Learner, setting: EpisodeSetting, text: str) -> Int[np.ndarray, " episodes"]:
-        """Return the correct count of each episode of a meta-trained learner.
-
-        A head on features meets an image in many episodes and its network gives the same for it in each: the features
-        of all images are extracted once. Other learners adapt to images, and so do several processes, which share them.
-        """
-        extractor = learner.extractor if isinstance(learner, FeatureLearner) else None
-        if learner.reads != "features" or self.share.processes > 1 or not isinstance(extractor, FeatureExtractor):
-            return self.on_images(learner, setting, text)
-        features = extract(
-            extractor, self.partition, device=self.device, cache=cache_folder(),
-            progress=lambda done, total, what: self.progress(done, total, f"{text}: {what}"),
+        """Return the correct count of each episode of a meta-trained learner."""
+        return evaluate_trained(
+            learner, self.partition, self.sampler(setting), self.episodes.count, device=self.device, share=self.share,
+            cache=cache_folder(), progress=lambda done, total, what: self.progress(done, total, f"{text}: {what}"),
         )  # fmt: skip
-        return self.on_features(learner, features, setting, text)
 
     def on_images(self, learner: Learner, setting: EpisodeSetting, text: str) -> Int[np.ndarray, " episodes"]:
         """Return the correct count of each episode of a learner that adapts to images."""

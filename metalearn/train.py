@@ -16,7 +16,7 @@ from gvae.recorder import Recorder
 from gvae.share import ALONE, Share
 from metalearn.auxiliary import Auxiliary
 from metalearn.errors import UserError
-from metalearn.evaluate import episode_images, evaluate_images, located
+from metalearn.evaluate import episode_images, evaluate_trained, located
 from metalearn.learners.base import Learner
 from metalearn.meta_batch import tasks_of
 from metalearn.meta_step import augmented, meta_step, reproducible
@@ -105,7 +105,7 @@ def meta_train(
         recorder.scalars(iteration + 1, {f"train/{name}": value for name, value in told.items()})
         if (iteration + 1) % eval_every == 0 or iteration + 1 == iterations:
             with located(f"validation after iteration {iteration}"):
-                correct = evaluate_images(learner, val_images, checks, eval_episodes, device=device, share=share)
+                correct = evaluate_trained(learner, val_images, checks, eval_episodes, device=device, share=share)
                 if share.first:
                     watched = episode_images(val_images, checks, 0, min(TRACED, eval_episodes))
                     show_inside(learner, watched, recorder, iteration + 1)

@@ -223,25 +223,35 @@ def test_a_meta_trained_head_is_tested_on_features_of_its_own_network(kind, monk
     episodes = EpisodesConfig(settings=["5w1s", "3w4s"], queries=6, count=40)
     tested = testing.Tested(data, episodes, "cpu", lambda done, total, text: None)
     expected = [tested.on_images(learner, setting, "") for setting in episodes.settings]
-    monkeypatch.setattr(testing, "evaluate_images", lambda *_, **__: pytest.fail("adapted to images"))
+    monkeypatch.setattr(evaluate, "evaluate_images", lambda *_, **__: pytest.fail("adapted to images"))
+    learner.train()
     found = [tested.on_trained(learner, setting, "") for setting in episodes.settings]
+    assert learner.extractor.training  # each part is left in the mode that it had
     for one, other in zip(found, expected, strict=True):
         assert (one == other).mean() >= 0.95 and abs(one - other).max() <= 1  # a tie may fall either way
         assert 0.2 < one.mean() / (6 * 5) < 1.0
 
 
-def test_learners_that_adapt_to_images_and_several_processes_are_tested_on_images(monkeypatch):
+def test_learners_that_adapt_to_images_and_few_episodes_are_tested_on_images(monkeypatch, tmp_path):
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path))
     data = glyphs(classes=40, instances=12, image_size=16)
     episodes = EpisodesConfig(settings=["5w1s"], queries=2, count=4)
     seen = []
     none = np.zeros(4, np.int64)
-    monkeypatch.setattr(testing, "evaluate_images", lambda learner, *_, **__: seen.append(learner) or none)
+    monkeypatch.setattr(evaluate, "evaluate_images", lambda learner, *_, **__: seen.append(learner) or none)
     extractor = RandomNetwork((1, 16, 16), 0, ModelConfig(trunk="conv", latents=8))
     finetune, head = make_learner("finetune", extractor), make_learner("prototypical", extractor)
     testing.Tested(data, episodes, "cpu", lambda *_: None).on_trained(finetune, episodes.settings[0], "")
+    testing.Tested(data, episodes, "cpu", lambda *_: None).on_trained(head, episodes.settings[0], "")
+    assert seen == [finetune, head]  # 60 images of 96: it costs less not to extract them all
 
     class Two(Share):
         processes = 2
 
-    testing.Tested(data, episodes, "cpu", lambda *_: None, Two()).on_trained(head, episodes.settings[0], "")
-    assert seen == [finetune, head]
+        def tell(self, value, source=0):
+            return value + 1
+
+    more = episodes.model_copy(update={"count": 10})
+    found = testing.Tested(data, more, "cpu", lambda *_: None, Two()).on_trained(head, more.settings[0], "")
+    alone = testing.Tested(data, more, "cpu", lambda *_: None).on_trained(head, more.settings[0], "")
+    assert (found == alone + 1).all() and len(seen) == 2  # what the first process tells

@@ -145,7 +145,7 @@ def test_the_learning_rate_follows_its_schedule_and_gradient_norms_are_told(data
 def test_patience_ends_training_and_a_resumed_one_ends_where_it_did(data, tmp_path, monkeypatch):
     """Validation says 0.5 after 2 iterations, 0.75 after 4, 0.75 after 6, ...: a patience of 2 ends it after 8."""
     answers = iter([6, *[9] * 20])
-    monkeypatch.setattr(metalearn.train, "evaluate_images", lambda *_, **__: np.array([next(answers)]))
+    monkeypatch.setattr(metalearn.train, "evaluate_trained", lambda *_, **__: np.array([next(answers)]))
     settings = {**SETTINGS, "iterations": 40, "patience": 2, "state": tmp_path / "state.pt"}
     learner, log = build("prototypical"), Log()
     result = meta_train(learner, data.train, data.val, **settings, recorder=log)
