@@ -40,7 +40,9 @@ SMALLER = {
     "configs/learners/omniglot_prototypical.yaml": META,
     "configs/learners/omniglot_prototypical_guided.yaml": META,
     "configs/bench/omniglot.yaml": [*SHORT, BATCHES, "extractors.guided=random", "episodes.count=20", "seeds=[0]"],
-    "configs/bench/omniglot_one_shot_labels.yaml": [*SHORT, BATCHES, "dataset.rotations=false"],
+    "configs/bench/omniglot_one_shot_labels.yaml": [
+        *SHORT, BATCHES, "dataset.rotations=false", "pretraining.model.trunk=conv",
+    ],
     "configs/bench/omniglot_one_shot.yaml": [*SHORT, BATCHES],
     "configs/quick/glyphs.yaml": [*SHORT, "dataset.classes=60", "episodes.count=20"],
     "quickstart": [*SHORT, "dataset.classes=60", "episodes.count=20"],
