@@ -33,6 +33,7 @@ SMALLER = {
         *FEW_EPISODES, "extractors={pixels: pixels, vae: {kind: pretrain, objective: vae}}",
     ],
     "configs/learners/mini_imagenet_prototypical.yaml": META,
+    "configs/bench/omniglot_cost.yaml": FEW_EPISODES,
     "configs/bench/omniglot_labels.yaml": FEW_EPISODES,
     "configs/bench/omniglot_labels_conv4.yaml": FEW_EPISODES,
     "configs/bench/omniglot_no_labels.yaml": FEW_EPISODES,
