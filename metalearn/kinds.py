@@ -43,7 +43,7 @@ TABLES = {
         "gvae.objectives:OBJECTIVES",
         frozenset({"image_shape", "classes", "dataset_size", "seed", "trunk", "latents"}),
     ),
-    "extractor": Table("metalearn.extractors:EXTRACTORS", frozenset({"image_shape", "seed", "model"})),
+    "extractor": Table("metalearn.extractor_table:EXTRACTORS", frozenset({"image_shape", "seed", "model"})),
     "regularizer": Table("gvae.regularizers:REGULARIZERS", frozenset()),
     "part": Table("gvae.objectives:PARTS", frozenset()),
     "learner": Table("metalearn.learners:LEARNERS", frozenset({"extractor", "ways", "seed"})),

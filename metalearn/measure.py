@@ -18,7 +18,7 @@ from metalearn.cache import tensors_fingerprint
 from metalearn.config import check, override
 from metalearn.data import build_dataset
 from metalearn.errors import UserError
-from metalearn.extractors import require_provenance
+from metalearn.extractor_table import require_provenance
 from metalearn.kinds import TABLES, check_kind
 from metalearn.measured import Measurement, Score, make_score
 from metalearn.pictures import heat_map, traversals

@@ -11,14 +11,8 @@ from gvae.share import ALONE, Share
 from metalearn import construct
 from metalearn.encoders import build_objective, encoder_key, forget_state, kept_encoder, pretrain_encoder
 from metalearn.errors import UserError
-from metalearn.extractors import (
-    EXTRACTORS,
-    FeatureExtractor,
-    SetExtractor,
-    checkpoint,
-    encoder_features,
-    require_provenance,
-)
+from metalearn.extractor_table import EXTRACTORS, checkpoint, encoder_features, require_provenance
+from metalearn.extractors import FeatureExtractor, SetExtractor
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind, PretrainingConfig
 from metalearn.views import with_views

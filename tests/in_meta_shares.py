@@ -219,12 +219,19 @@ def in_double(episode_images):
     return episodes
 
 
+def extract_in_double(extractor, part, **_):
+    """Features in float64, extracted once."""
+    with torch.no_grad():
+        return extractor(torch.from_numpy(part.images()).double() / 255)
+
+
 def main(where):
     """Do it all and keep what each process found."""
     join("gloo")
     share = Processes()
     torch.set_default_dtype(torch.float64)
     metalearn.evaluate.episode_images = metalearn.train.episode_images = in_double(metalearn.evaluate.episode_images)
+    metalearn.evaluate.extract = extract_in_double
     found = {"cases": {name: both(of_case, name, share) for name in CASES}}
     found["cases"] |= {f"beside {name}": both(of_auxiliary, name, share) for name in AUXILIARY}
     found["wrong"] = {name: wrong(name, share) for name in ("maml", "prototypical")}

@@ -18,14 +18,8 @@ from metalearn.cache import read_tensor, weights_fingerprint, write_tensor
 from metalearn.construct import build_extractor
 from metalearn.encoders import build_objective, encoder_key, validation_accuracy
 from metalearn.errors import UserError
-from metalearn.extractors import (
-    EXTRACTORS,
-    FeatureExtractor,
-    Pixels,
-    PosteriorMean,
-    RandomNetwork,
-    checkpoint,
-)
+from metalearn.extractor_table import EXTRACTORS, checkpoint
+from metalearn.extractors import FeatureExtractor, Pixels, PosteriorMean, RandomNetwork
 from metalearn.features import extract
 from metalearn.prepare import depends_on_seed, make_extractor, refuse_leak
 from metalearn.schema import Kind, ModelConfig, MonitorConfig, PretrainingConfig, TrainingConfig

@@ -16,7 +16,8 @@ from gvae.recorder import Recorder
 from gvae.vae import VAE
 from metalearn.cache import weights_fingerprint
 from metalearn.errors import UserError
-from metalearn.extractors import Trunk, checkpoint
+from metalearn.extractor_table import checkpoint
+from metalearn.extractors import Trunk
 from metalearn.features import extract
 from metalearn.learners import make_learner
 from metalearn.networks import Network
