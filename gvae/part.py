@@ -101,11 +101,14 @@ def places(vae: VAE, slots: Sequence[str]) -> list[slice]:
 def together(parts: Sequence[Part]) -> tuple[int, int]:
     """Return how many images of one class, and how many classes of one group, the parts need together.
 
-    ModelError where they ask for different numbers.
+    ModelError where they ask for different numbers, and for classes of a group without sets of a class.
     """
-    needed = {(part.set_size, part.group_size) for part in parts} - {(1, 1)} or {(1, 1)}
-    if len(needed) > 1:
+    sets, groups = ({getattr(part, name) for part in parts} - {1} or {1} for name in ("set_size", "group_size"))
+    if len(sets) > 1 or len(groups) > 1:
         raise ModelError(
-            f"set_size, group_size: parts ask for {sorted(needed)}; allowed: the same of all that need any"
+            f"set_size, group_size: parts ask for {sorted(sets)}, {sorted(groups)}; allowed: one number of each"
         )
-    return needed.pop()
+    set_size, group_size = sets.pop(), groups.pop()
+    if group_size > 1 and set_size == 1:
+        raise ModelError(f"group_size: given {group_size} with set_size 1; allowed: where a batch has sets of a class")
+    return set_size, group_size

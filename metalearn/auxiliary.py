@@ -13,7 +13,7 @@ from gvae.share import ALONE, Share
 from gvae.shuffled import Shuffled
 from gvae.vae import VAE
 from metalearn.errors import UserError
-from tasks.groups import class_groups
+from tasks.class_names import class_groups
 from tasks.splits import Partition
 
 AUXILIARY_BATCH = "auxiliary.batch_size"  # the setting

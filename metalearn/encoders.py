@@ -27,8 +27,8 @@ from metalearn.features import extract
 from metalearn.kinds import TABLES, check_kind
 from metalearn.learners.prototypical import Prototypical
 from metalearn.schema import Kind, ModelConfig, MonitorConfig, TrainingConfig
+from tasks.class_names import class_groups
 from tasks.episodes import EpisodeSampler
-from tasks.groups import class_groups
 from tasks.splits import Dataset
 
 

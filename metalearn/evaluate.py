@@ -138,7 +138,7 @@ def evaluate_trained(
     share: Share = ALONE,
     cache: Path | None = None,
 ) -> Int[np.ndarray, " episodes"]:
-    """The counts of `evaluate_images`, but for ties that rounding decides, in less time where that can be.
+    """The counts of `evaluate_images`, but for ties that rounding decides, without passing an image twice if possible.
 
     A head on features meets an image in many episodes, and its network gives the same for it in each: where episodes
     show more images than there are, the features of all are extracted once (kept in ``cache``). Other learners adapt to
@@ -146,13 +146,12 @@ def evaluate_trained(
     """
     partition = images.partition if isinstance(images, DeviceImages) else images
     shown = episodes * sampler.ways * (sampler.shots + sampler.queries)
-    extractor = learner.extractor if isinstance(learner, FeatureLearner) and learner.reads == "features" else None
-    if not isinstance(extractor, FeatureExtractor) or shown < len(partition.labels):
+    head = learner if isinstance(learner, FeatureLearner) and learner.reads == "features" else None
+    if head is None or not isinstance(head.extractor, FeatureExtractor) or shown < len(partition.labels):
         return evaluate_images(learner, images, sampler, episodes, device=device, progress=progress, share=share)
-    with evaluating(learner):
-        features = extract(extractor, partition, device=str(device), cache=cache, progress=progress)
-        assert isinstance(learner, FeatureLearner)
-        counts = evaluate_features(features, partition.labels, learner, sampler, episodes, device=device)
+    with evaluating(head):
+        features = extract(head.extractor, images, device=str(device), cache=cache, progress=progress)
+        counts = evaluate_features(features, partition.labels, head, sampler, episodes, device=device)
     return share.tell(counts)
 
 

@@ -19,7 +19,7 @@ BATCH = 512
 
 def extract(
     extractor: FeatureExtractor,
-    partition: Partition,
+    images: Partition | DeviceImages,
     *,
     device: str = "cpu",
     cache: Path | None = None,
@@ -27,10 +27,12 @@ def extract(
 ) -> Float[Tensor, "n d"]:
     """Return the features of every image of a part, float32 on the CPU; read from ``cache`` where they are kept.
 
+    images: a part, or its images on ``device`` already.
     The key is the network (weights, settings, code), the images and the kind of device, whose arithmetic differs,
     so no stale feature is read; a damaged entry is extracted again. Raises UserError for features of the wrong shape
     or not finite.
     """
+    partition = images.partition if isinstance(images, DeviceImages) else images
     path = None
     if cache is not None:
         key = key_of(weights=weights_fingerprint(extractor), images=partition.fingerprint, device=device.split(":")[0])
@@ -41,10 +43,11 @@ def extract(
     extractor = extractor.to(device).eval()
     total, found = len(partition.labels), []
     with torch.no_grad():
-        source = DeviceImages(partition, device, share=0.0)  # each image is needed once: none is kept
-        for start, images in zip(range(0, total, BATCH), source.batches(np.arange(total), BATCH), strict=True):
-            found.append(_checked(extractor(images), len(images), extractor).float().cpu())
-            progress(start + len(images), total, "features")
+        # each image is needed once: none is kept
+        source = images if isinstance(images, DeviceImages) else DeviceImages(partition, device, share=0.0)
+        for start, some in zip(range(0, total, BATCH), source.batches(np.arange(total), BATCH), strict=True):
+            found.append(_checked(extractor(some), len(some), extractor).float().cpu())
+            progress(start + len(some), total, "features")
     features = torch.cat(found)
     if not torch.isfinite(features).all():
         raise UserError(f"{type(extractor).__name__} gives features that are not finite; its weights are damaged")

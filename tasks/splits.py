@@ -1,7 +1,6 @@
 """Parts of a dataset that share no class, and its splits by seed, keyed by class name."""
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,14 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int, Int8, Int64, UInt8
 
+from tasks.class_names import base_class, class_groups, quarter_turns
 from tasks.episodes import EpisodeIndices, EpisodeSampler
 from tasks.errors import DataError
-from tasks.groups import class_groups
 from tasks.images import ImageReader
 from tasks.store import Store
 
 PARTS = ("train", "val", "test")
-_ROTATION = re.compile(r"/rot(000|090|180|270)$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +26,7 @@ class Partition:
     ``index`` (n,) rows of store.images; ``quarter_turns`` (n,) int8, 0 to 3, counter-clockwise as np.rot90;
     ``labels`` (n,) 0 to K - 1; ``class_names`` K sorted names, ``Alphabet/characterNN``, or
     ``Alphabet/characterNN/rotDDD`` where rotations by DDD degrees are classes. ``within_groups``: whether an episode
-    has classes of one group, such as an alphabet (`tasks.groups`), or of all.
+    has classes of one group, such as an alphabet (`tasks.class_names`), or of all.
     """
 
     store: Store
@@ -57,8 +55,7 @@ class Partition:
         sizes = np.diff(store.offsets)[where]
         starts = np.cumsum(sizes) - sizes
         index = np.arange(sizes.sum()) + np.repeat(store.offsets[where] - starts, sizes)
-        turned = [_ROTATION.search(full) for full in names]
-        turns = np.array([int(found[1]) // 90 if found else 0 for found in turned], np.int8)
+        turns = np.array([quarter_turns(full) or 0 for full in names], np.int8)
         labels = np.repeat(np.arange(len(names)), sizes)
         return cls(store, name, index, np.repeat(turns, sizes), labels, tuple(names))
 
@@ -165,16 +162,6 @@ class Dataset:
         """Build train, val and test from their class names. Raises DataError as Partition.of_classes does."""
         train, val, test = (Partition.of_classes(store, part, parts[part]) for part in PARTS)
         return cls(name, split, train, val, test)
-
-
-def base_class(name: str) -> str:
-    """Give a class name without its ``/rotDDD``."""
-    return _ROTATION.sub("", name)
-
-
-def turned_name(name: str) -> bool:
-    """Whether a class name ends in ``/rotDDD``."""
-    return _ROTATION.search(name) is not None
 
 
 def rotated(names: Iterable[str]) -> list[str]:

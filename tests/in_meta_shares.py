@@ -219,10 +219,10 @@ def in_double(episode_images):
     return episodes
 
 
-def extract_in_double(extractor, part, **_):
+def extract_in_double(extractor, images, **_):
     """Features in float64, extracted once."""
     with torch.no_grad():
-        return extractor(torch.from_numpy(part.images()).double() / 255)
+        return extractor(torch.from_numpy(images.partition.images()).double() / 255)
 
 
 def main(where):

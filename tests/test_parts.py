@@ -19,6 +19,7 @@ from gvae.guidance import LightDecoder
 from gvae.nets import TRUNKS, ConvDecoder, ConvEncoder
 from gvae.objective import VAEObjective
 from gvae.objectives import OBJECTIVES, PARTS
+from gvae.part import together
 from gvae.pretrain import Training, build_optimisers, pretrain
 from gvae.recorder import Recorder
 from gvae.regularizers import REGULARIZERS, Beta
@@ -355,11 +356,23 @@ def test_parts_that_want_sets_of_different_size_are_refused():
     class Threes(Warps):
         set_size = 3
 
-    with pytest.raises(ModelError, match=r"set_size, group_size: parts ask for \[\(2, 1\), \(3, 1\)\]; allowed: the"):
+    with pytest.raises(ModelError, match=r"set_size, group_size: parts ask for \[2, 3\], \[1\]; allowed: one number"):
         VAEObjective(
             SHAPE, 3, 30, 0, "tiny", LATENTS, regularizer=Beta(), parts=[Threes(), SameClass()],
             warp=Augment(rotation=9.0),
         )  # fmt: skip
+
+
+def test_a_part_that_needs_sets_goes_with_one_that_needs_groups_too():
+    class Pairs(Warps):
+        set_size = 2
+
+    class Rows(Warps):
+        group_size = 4
+
+    assert together([Pairs(), SameClass(group_size=4), Warps()]) == (2, 4) and together([Warps()]) == (1, 1)
+    with pytest.raises(ModelError, match="group_size: given 4 with set_size 1; allowed: where a batch has sets"):
+        together([Rows()])
 
 
 def test_components_are_sorted_by_the_variance_that_they_account_for():

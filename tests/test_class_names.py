@@ -1,4 +1,4 @@
-"""Classes of one group, such as characters of an alphabet, together in a batch."""
+"""Groups of classes, such as the characters of an alphabet: by name, together in a batch, in an episode."""
 
 from collections import Counter
 from dataclasses import replace
@@ -11,9 +11,9 @@ from gvae.errors import ModelError
 from gvae.objectives import guided
 from gvae.pretrain import Training, pretrain
 from gvae.sets import Sets
+from tasks.class_names import class_groups
 from tasks.datasets import omniglot, omniglot_runs_generated
 from tasks.errors import DataError
-from tasks.groups import class_groups
 from tasks.splits import PARTS, Partition
 from tasks.store import Store
 
@@ -23,6 +23,8 @@ def test_the_group_is_the_alphabet_and_how_it_is_turned():
     turned = [f"{alphabet}/character01/rot{turn}" for alphabet in ("Greek", "Latin") for turn in ("000", "090")]
     assert class_groups(turned).tolist() == [0, 1, 2, 3]
     assert class_groups(["Latin/character01", "dog"]) is None and class_groups([]) is None
+    assert class_groups(["pets/cats/tabby", "pets/dogs/poodle", "pets/dogs/pug"]).tolist() == [0, 1, 1]
+    assert class_groups(["a/b/rot090", "dog/rot090"]) is None
 
 
 def labels_and_groups():
