@@ -122,7 +122,8 @@ def their_prototypes(network: nn.Module, batch: Task) -> Callable[[], float]:
 def ours(learner: Learner, batch: Task) -> Callable[[], float]:
     """Meta-losses and their gradient, in the chunks in which meta-training takes them."""
     support, labels, query, truth = batch
-    at_once = learner.tasks_at_once(support.shape[1] + query.shape[1], support.device) or len(support)
+    pixels = (support.shape[1] + query.shape[1]) * support.shape[3:].numel()
+    at_once = learner.tasks_at_once(pixels, support.device) or len(support)
 
     def step() -> float:
         learner.zero_grad()

@@ -15,7 +15,7 @@ class ANIL(MAML):
 
     reference = "Raghu et al. 2020, Rapid Learning or Feature Reuse?, ICLR, arXiv 1909.09157"
     name = "anil"
-    images_at_once = 640
+    pixels_at_once = 1280 * 28 * 28  # features are computed once, and a chunk costs its own inner loop
 
     def moved(
         self, images: Tensor, labels: Tensor, norms: Norms, steps: int, second_order: bool, trail: Trail = None

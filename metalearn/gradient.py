@@ -48,7 +48,7 @@ class MAML(Learner):
     reference = "Finn, Abbeel & Levine 2017, Model-Agnostic Meta-Learning, ICML, arXiv 1703.03400"
     meta_trained = True
     name: ClassVar[str] = "maml"
-    images_at_once: ClassVar[int] = 160
+    pixels_at_once: ClassVar[int] = 160 * 28 * 28
 
     def __init__(
         self,
@@ -230,11 +230,11 @@ class MAML(Learner):
             raise UserError(f"{what}; give engine: auto or learn2learn, which take such extractors too") from None
         self.unbatched = str(reason)
 
-    def tasks_at_once(self, images: int, device: torch.device) -> int | None:
-        """On a CPU, where more would leave the cache, tasks of ``images_at_once`` images together; elsewhere all."""
+    def tasks_at_once(self, pixels: int, device: torch.device) -> int | None:
+        """On a CPU, where more would leave the cache, tasks of ``pixels_at_once`` together; elsewhere all."""
         if self.unbatched:
-            return super().tasks_at_once(images, device)
-        return max(1, self.images_at_once // images) if device.type == "cpu" else None
+            return super().tasks_at_once(pixels, device)
+        return max(1, self.pixels_at_once // pixels) if device.type == "cpu" else None
 
     def check_ways(self, labels: Int[Tensor, " n"]) -> None:
         """Raise UserError unless the support set has as many classes as the head, equally many images of each."""

@@ -82,8 +82,8 @@ def own_tasks(
     The mean is that of the whole meta-batch. Raises UserError, naming the task by its number there.
     """
     support, labels, query, truth = batch[0]
-    at_once = tasks_at_once or learner.tasks_at_once(len(support) + len(query), support.device) or len(batch)
-    at_once = min(at_once, len(batch))
+    pixels = (len(support) + len(query)) * support.shape[2:].numel()
+    at_once = min(tasks_at_once or learner.tasks_at_once(pixels, support.device) or len(batch), len(batch))
     chunks = [batch[first : first + at_once] for first in range(0, len(batch), at_once)]
 
     def stacked(chunk: Sequence[Episode]) -> list[Tensor]:

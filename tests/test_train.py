@@ -50,6 +50,19 @@ class Net(nn.Module):
         return self.net(images)
 
 
+class Pooled(nn.Module):
+    """Images of any size to one number."""
+
+    feature_dim = 1
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Linear(1, 1)
+
+    def forward(self, images):
+        return self.scale(images.mean((1, 2, 3))[:, None])
+
+
 class Log(Recorder):
     """Keeps scalars and progress."""
 
@@ -243,6 +256,24 @@ def test_a_step_is_the_same_however_many_tasks_are_in_memory(kind, data):
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "side", "chunks"), [("maml", 28, [4, 4, 2]), ("maml", 56, [1] * 10), ("anil", 28, [10])])
+def test_tasks_in_memory_are_bounded_by_their_pixels(kind, side, chunks, monkeypatch):
+    """Ten tasks of 40 images: MAML takes 160 images of 28x28 at once, ANIL 1,280, and of larger images fewer."""
+    learner = make_learner(kind, Pooled(), ways=5, adapt_steps=1).train()
+    real, given = type(learner).meta_losses, []
+
+    def counted(self, support, *others):
+        given.append(len(support))
+        return real(self, support, *others)
+
+    monkeypatch.setattr(type(learner), "meta_losses", counted)
+    labels = torch.arange(5)
+    episodes = [(torch.rand(5, 1, side, side), labels, torch.rand(35, 1, side, side), labels.repeat(7))] * 10
+    still = torch.optim.SGD(learner.parameters(), lr=0.0)
+    metalearn.meta_step.meta_step(learner, still, iter(episodes), 0, 10)
+    assert given == chunks
 
 
 @pytest.mark.parametrize(

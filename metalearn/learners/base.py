@@ -103,8 +103,8 @@ class Learner(nn.Module):
         """What it has learned about learning, by name: inner learning rates, say. Detached."""
         return {}
 
-    def tasks_at_once(self, images: int, device: torch.device) -> int | None:
-        """How many episodes of so many images to give to ``meta_losses`` at once, None for all there are.
+    def tasks_at_once(self, pixels: int, device: torch.device) -> int | None:
+        """How many episodes of so many pixels (images x height x width) ``meta_losses`` is given at once, None for all.
 
         One, where ``meta_losses`` takes one after the other: more would only take memory.
         """
