@@ -258,7 +258,9 @@ def test_a_step_is_the_same_however_many_tasks_are_in_memory(kind, data):
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("kind", "side", "chunks"), [("maml", 28, [4, 4, 2]), ("maml", 56, [1] * 10), ("anil", 28, [10])])
+@pytest.mark.parametrize(
+    ("kind", "side", "chunks"), [("maml", 28, [4, 4, 2]), ("maml", 56, [1] * 10), ("anil", 28, [10])]
+)
 def test_tasks_in_memory_are_bounded_by_their_pixels(kind, side, chunks, monkeypatch):
     """Ten tasks of 40 images: MAML takes 160 images of 28x28 at once, ANIL 1,280, and of larger images fewer."""
     learner = make_learner(kind, Pooled(), ways=5, adapt_steps=1).train()
