@@ -149,4 +149,6 @@ def _find_encoder(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise ModelError(f"no encoder at {path}: give an {ENCODER}, or the folder or pretraining run that holds one")
+    raise ModelError(
+        f"no encoder at {path}: give an {ENCODER}, or the folder, or the run of `pretrain` or `train`, that holds one"
+    )

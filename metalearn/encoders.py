@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -108,16 +108,25 @@ def pretrain_encoder(
         return folder / ENCODER
     info = {
         "objective": objective.model_dump(mode="json"),
-        "labels_used": built.labels_used,
         "training": training.model_dump(mode="json"),
+        **provenance(dataset, built.labels_used, before + time.monotonic() - began, seed),
+    }
+    return save_encoder(folder, built.vae, info)
+
+
+def provenance(
+    dataset: Dataset, labels_used: str, seconds: float, seed: int, classes_before: Collection[str] = ()
+) -> dict[str, Any]:
+    """What a checkpoint says of its training on a dataset, and on the classes that were seen before."""
+    return {
+        "labels_used": labels_used,
         "seed": seed,
         "dataset": dataset.label,
         "dataset_settings": dict(dataset.settings),
         "dataset_fingerprint": dataset.train.fingerprint,
-        "training_classes": sorted(dataset.train.base_classes),
-        "seconds": round(before + time.monotonic() - began, 1),
+        "training_classes": sorted(dataset.train.base_classes | frozenset(classes_before)),
+        "seconds": round(seconds, 1),
     }
-    return save_encoder(folder, built.vae, info)
 
 
 def kept_encoder(

@@ -39,7 +39,7 @@ def checkpoint(
     features: Features = "mean",
     views: dict[str, Any] | None = None,
 ) -> FeatureExtractor:
-    """The posterior mean (or trunk) of an encoder on disk: a file, the folder that holds it, or a pretraining run.
+    """The posterior mean (or trunk) of an encoder on disk: a file, its folder, or a run of `pretrain` or `train`.
 
     ``slots`` keeps some of the named latents; ``features``: trunk gives the hidden vector before the posterior.
     ``views``: the mean over the image and ``count`` views under small warps, see `metalearn.views`.
@@ -52,6 +52,9 @@ def checkpoint(
         )
     found = encoder_features(vae, slots, features)
     require_provenance(path, info)
+    if "meta_training" in info:
+        by = f"encoder meta-trained by {info['meta_training']['learner']['kind']}"
+        found.settings = f"{by}; {found.settings}" if found.settings else by
     found.pretrained = True
     found.objective = Kind.model_validate(info["objective"]) if "objective" in info else None
     found.labels_used = info["labels_used"]
@@ -65,7 +68,7 @@ def require_provenance(path: str, info: Mapping[str, Any]) -> None:
     if missing:
         raise UserError(
             f"checkpoint {path} does not say what it was trained on ({', '.join(missing)}), so a leak of test "
-            "classes cannot be ruled out; use an encoder written by `metalearn pretrain`"
+            "classes cannot be ruled out; use an encoder written by `metalearn pretrain` or `metalearn train`"
         )
 
 

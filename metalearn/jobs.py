@@ -12,7 +12,7 @@ from metalearn.encoders import pretrain_encoder
 from metalearn.errors import UserError
 from metalearn.features import extract as extract_features
 from metalearn.learners import takes
-from metalearn.meta import meta_trained, refuse_untrainable
+from metalearn.meta import keep_encoder, meta_trained, refuse_untrainable
 from metalearn.prepare import before_training, depends_on_seed, make_extractor, refuse_leak
 from metalearn.quick import quickstart
 from metalearn.record import read_metrics
@@ -75,6 +75,11 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
         recorder=run.scope("meta"), device=device, share=share,
     )  # fmt: skip
     training, cells = seconds + time.monotonic() - began, []
+    kept = None
+    if share.first:
+        kept = keep_encoder(
+            run.checkpoints, learner, extractor, config.learner, config.training, dataset, config.seed, training
+        )
     for setting in config.episodes.settings:
         counts = tested.on_trained(learner, setting, str(setting))
         cell = make_cell(
@@ -85,7 +90,7 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
         run.write_cell(cell)
         cells.append(cell)
     run.write_report(build_report(cells, config.extractor.kind))
-    run.finish({"cells": len(cells)})
+    run.finish({"cells": len(cells), **({"encoder": str(kept.relative_to(run.path))} if kept else {})})
 
 
 def extract(config: ExtractConfig, run: Run, *, data_root: Path, device: str) -> None:

@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+from gvae.checkpoint import save_encoder
 from gvae.objective import VAEObjective
 from gvae.recorder import Recorder
 from gvae.share import ALONE, Share
@@ -10,13 +11,14 @@ from gvae.vae import VAE
 from metalearn.augmentation import build_augment
 from metalearn.auxiliary import AUXILIARY_BATCH, Auxiliary, adopt, encoder_of, phases_of
 from metalearn.cells import Mode
-from metalearn.encoders import build_objective
+from metalearn.encoders import build_objective, provenance
 from metalearn.errors import UserError
 from metalearn.extractors import FeatureExtractor
 from metalearn.learners import Learner, make_learner, takes
 from metalearn.meta_batch import tasks_of
 from metalearn.schema import Kind, MetaTrainingConfig, ModelConfig
 from metalearn.settings import AuxiliaryConfig
+from metalearn.testing import labels_used
 from metalearn.train import meta_train, to_train
 from tasks.splits import Dataset
 
@@ -48,6 +50,27 @@ def meta_trained(
         tasks_at_once=budget.tasks_at_once, device=device, state=state, recorder=recorder, share=share,
     )  # fmt: skip
     return learner, "finetuned" if extractor.pretrained else "end_to_end"
+
+
+def keep_encoder(
+    folder: Path, learner: Learner, start: FeatureExtractor, kind: Kind, budget: MetaTrainingConfig, dataset: Dataset,
+    seed: int, seconds: float,
+) -> Path | None:  # fmt: skip
+    """Write the encoder of a meta-trained learner as `metalearn pretrain` does; None where its extractor has none.
+
+    ``start``: the extractor that meta-training began with, whose labels and classes were seen too. The decoder is what
+    that had, untrained where it was, unless auxiliary losses trained it.
+    """
+    vae = getattr(getattr(learner, "extractor", None), "vae", None)
+    if not isinstance(vae, VAE):
+        return None
+    objective = getattr(start, "objective", None)
+    info = {
+        **({"objective": objective.model_dump(mode="json")} if objective else {}),
+        "meta_training": {"learner": kind.model_dump(mode="json"), **budget.model_dump(mode="json")},
+        **provenance(dataset, labels_used(start, meta_trained=True), seconds, seed, start.training_classes),
+    }
+    return save_encoder(folder, vae, info)
 
 
 def learner_on(kind: Kind, extractor: FeatureExtractor, budget: MetaTrainingConfig, seed: int) -> Learner:

@@ -9,6 +9,7 @@ import torch
 from test_board import events
 
 import metalearn.train
+from gvae.checkpoint import load_encoder
 from metalearn.cli import main
 from metalearn.record import read_metrics
 
@@ -93,3 +94,43 @@ def test_it_learns_shows_how_and_is_resumed_bitwise(kind, tmp_path, monkeypatch)
 
 def has_losses(folder: Path) -> bool:
     return "train/loss" in events(folder).Tags()["scalars"]
+
+
+KEPT = """
+dataset: {kind: glyphs, classes: 60, instances: 10, image_size: 14}
+extractors: {before: random, after: {kind: checkpoint, path: RUN}}
+pretraining: {model: {latents: 12}}
+learners: {prototypical: prototypical, ridge: ridge}
+episodes: {settings: [3w3s], queries: 5, count: 40}
+baseline: before
+"""
+
+
+@pytest.mark.parametrize("start", ["random", "{kind: pretrain, objective: {kind: guided_vae, transforms: [rotation]}}"])
+def test_the_encoder_it_leaves_is_an_extractor_of_benchmarks(start, tmp_path, monkeypatch):
+    """Frozen under the same learner it answers as the run that trained it did, and is not tested on what it saw."""
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    config, bench, run = tmp_path / "train.yaml", tmp_path / "bench.yaml", tmp_path / "run"
+    text = CONFIG.replace("LEARNER", "prototypical").replace("count: 5", "count: 40").replace("random", start)
+    config.write_text(text.replace("{latents: 12}}", "{latents: 12}, training: {epochs: 1}, monitor: null}"))
+    bench.write_text(KEPT.replace("RUN", str(run)))
+    given = ("--data-root", tmp_path / "cache", "--device", "cpu")
+    assert command(monkeypatch, "train", config, "--out", run, *given) == 0
+    assert json.loads((run / "result.json").read_text())["encoder"] == "checkpoints/encoder.safetensors"
+    assert command(monkeypatch, "bench", bench, "--out", tmp_path / "bench", *given) == 0
+
+    (trained,) = json.loads((run / "report.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "bench" / "report.json").read_text())["rows"]
+    kept = {row["learner"]: row for row in rows if row["extractor"] == "after"}
+    before = next(row for row in rows if row["extractor"] == "before" and row["learner"] == "prototypical")
+    assert kept["prototypical"]["accuracy"] == trained["accuracy"] != before["accuracy"]
+    assert {row["mode"] for row in kept.values()} == {"frozen"} and trained["mode"] != "frozen"
+    assert {row["labels_used"] for row in kept.values()} == {"class"}
+    assert kept["ridge"]["extractor_settings"] == "encoder meta-trained by prototypical"
+    vae, info = load_encoder(run)
+    assert list(vae.slots) == (["content"] if start == "random" else ["rotation", "content"])
+    assert len(info["training_classes"]) > 3 and info["meta_training"]["iterations"] == 24
+
+    leak = ("--set", "dataset.split_seed=1", "--out", tmp_path / "leak")
+    assert command(monkeypatch, "bench", bench, *leak, *given) == 2
