@@ -57,6 +57,8 @@ SMALLER = {
     "adding.yaml": [*SHORT, "episodes.count=20"],
     "adding_train.yaml": ["training.iterations=2", "training.eval_episodes=2", "episodes.count=10"],
     "swap.yaml": [],
+    "protonet.yaml": [],
+    "heads.yaml": [],
     "views.yaml": [],
     "train.yaml": [],
     "folder.yaml": [],

@@ -260,6 +260,11 @@ class TestSwapAnExtractor:
         (row,) = rows(pages.ran(self.PAGE) / "runs/train").values()
         assert (row["mode"], row["labels_used"], row["extractor"]) == ("finetuned", "external", "network")
 
+    def test_the_meta_trained_one_is_told(self, pages: Pages) -> None:
+        found = rows(pages.ran(self.PAGE) / "runs/heads")
+        assert found["after"]["extractor_settings"] == "encoder meta-trained by prototypical"
+        assert (found["after"]["mode"], found["after"]["labels_used"]) == ("frozen", "class")
+
     def test_every_option_in_its_table_is_one_of_the_kinds(self) -> None:
         build = find("extractor", "network", table_of("extractor"))
         known = set(options_schema(build, TABLES["extractor"].skip).model_fields) - {"network", "options"}
