@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metalearn.cells import Cell, load_cell, row_of
+import numpy as np
+
+from metalearn.cells import Cell, Facts, load_cell, row_of
+from metalearn.config import parse
 from metalearn.errors import UserError
 from metalearn.report import Report, build_report, check_baseline, pairs_of
 
@@ -20,9 +24,10 @@ class _Source(NamedTuple):
 def merge(runs: Sequence[Path], baseline: str | None = None) -> Report:
     """One report over finished `runs`; `baseline` defaults to that of the first.
 
-    The same extractor, learner and setting with equal counts in two runs is one row; with other counts it is
-    another extractor, named ``name@run``. Raises `UserError` for a directory that is no finished benchmark, for
-    runs whose episodes differ though their settings look alike, and for a run that nothing can be compared with.
+    The same extractor, learner and setting in two runs is one row where counts are equal, and where the seeds are other
+    ones but the settings of dataset, extractor, learner and budgets the same; else it is another extractor, named
+    ``name@run``. Raises `UserError` for a directory that is no finished benchmark, for runs whose episodes differ
+    though their settings look alike, and for a run that nothing can be compared with.
     """
     cells, chosen = merged_cells(runs, baseline)
     return build_report(cells, chosen)
@@ -32,7 +37,7 @@ def merged_cells(runs: Sequence[Path], baseline: str | None = None) -> tuple[lis
     """Cells and baseline of the report that ``merge`` gives. Raises `UserError` as it does."""
     sources = [_Source(run, cell) for run in runs for cell in read_cells(run)]
     _check_episodes(sources)
-    cells = _distinct(sources)
+    cells = _distinct(_joined(sources))
     chosen = baseline if baseline is not None else _baseline_of(runs[0], cells)
     check_baseline(chosen, [cell for _, cell in cells])
     if len(runs) > 1:
@@ -84,6 +89,68 @@ def _check_episodes(sources: Sequence[_Source]) -> None:
                 )
 
 
+def _joined(sources: Sequence[_Source]) -> list[_Source]:
+    """With the seeds of an extractor that were run apart, by the same settings, as one cell."""
+    kept: dict[tuple[object, ...], list[_Source]] = {}
+    for source in sources:
+        cell = source.cell
+        alike = kept.setdefault((cell.pairing, cell.learner, cell.extractor), [])
+        for place, other in enumerate(alike):
+            if _are_seeds_of_one(other, source):
+                alike[place] = _Source(other.run, _with_seeds(other.cell, cell))
+                break
+        else:
+            alike.append(source)
+    return [source for alike in kept.values() for source in alike]
+
+
+def _are_seeds_of_one(one: _Source, other: _Source) -> bool:
+    """Whether two cells of equal names differ in nothing but their seeds, none of which both have."""
+    seeds, more = set(one.cell.extractor_seeds), set(other.cell.extractor_seeds)
+    return (
+        bool(seeds and more) and not seeds & more
+        and all(getattr(one.cell, name) == getattr(other.cell, name) for name in Facts._fields)
+        and one.cell.correct.shape[1] == other.cell.correct.shape[1]
+        and _settings(one) == _settings(other) is not None
+    )  # fmt: skip
+
+
+def _settings(source: _Source) -> Any:
+    """What made a cell, from its run's resolved.yaml; None where that does not tell, as for `metalearn train`.
+
+    Without options that are off: an earlier version did not have them.
+    """
+    try:
+        data = parse((source.run / "resolved.yaml").read_text(encoding="utf-8"), "resolved.yaml")
+        own = {"extractor": data["extractors"][source.cell.extractor], "learner": data["learners"][source.cell.learner]}
+        return _on({**own, **{name: data.get(name) for name in ("dataset", "pretraining", "meta_training")}})
+    except (OSError, UserError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _on(value: Any) -> Any:
+    """Settings without those that are null or false."""
+    if isinstance(value, dict):
+        return {name: _on(one) for name, one in value.items() if one is not None and one is not False}
+    return [_on(one) for one in value] if isinstance(value, list) else value
+
+
+def _with_seeds(one: Cell, other: Cell) -> Cell:
+    """Both cells' seeds, in order."""
+    seeds = one.extractor_seeds + other.extractor_seeds
+    order = np.argsort(seeds)
+    training = None
+    if one.training_seconds is not None and other.training_seconds is not None:
+        training = one.training_seconds + other.training_seconds
+    encoders = one.encoders + other.encoders if one.encoders and other.encoders else ()
+    return replace(
+        one, extractor_seeds=tuple(seeds[place] for place in order), seconds=one.seconds + other.seconds,
+        correct=np.concatenate([one.correct, other.correct])[order],
+        training_seconds=training,
+        encoders=tuple(encoders[place] for place in order) if encoders else (),
+    )  # fmt: skip
+
+
 def _distinct(sources: Sequence[_Source]) -> list[_Source]:
     """Without repeats; different cells of one name are told apart by their run."""
     kept: dict[tuple[object, ...], _Source] = {}
@@ -100,7 +167,7 @@ def _distinct(sources: Sequence[_Source]) -> list[_Source]:
 
 
 def _renamed(cell: Cell, extractor: str) -> Cell:
-    return Cell(**{**vars(cell), "extractor": extractor})
+    return replace(cell, extractor=extractor)
 
 
 def _check_connected(sources: Sequence[_Source], baseline: str) -> None:

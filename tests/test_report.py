@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 from metalearn.cells import Cell, load_cell, save_cell, slug
 from metalearn.config import check, parse
 from metalearn.errors import UserError
-from metalearn.merge import merge
+from metalearn.merge import merge, merged_cells
 from metalearn.render import FORMATS, render
 from metalearn.report import Comparison, Row, build_report
 from metalearn.run import open_run
@@ -62,6 +62,7 @@ extractors: {pixels: pixels}
 learners: {prototypical: prototypical}
 episodes: {settings: [5w1s]}
 """
+VAE = CONFIG.replace("pixels: pixels", "pixels: pixels, vae: {kind: pretrain, objective: vae}")
 
 
 def cell(extractor="pixels", accuracy=0.4, *, seeds=0, episodes=200, draw=0, **changes) -> Cell:
@@ -77,8 +78,8 @@ def cell(extractor="pixels", accuracy=0.4, *, seeds=0, episodes=200, draw=0, **c
     return Cell(**{"correct": correct, **values})
 
 
-def finished(path, cells, baseline="pixels", finish=True):
-    config = check(parse(CONFIG, "c"), BenchConfig, "c")
+def finished(path, cells, baseline="pixels", finish=True, text=CONFIG):
+    config = check(parse(text, "c"), BenchConfig, "c")
     with open_run(path, "bench", config, quiet=True) as run:
         for one in cells:
             run.write_cell(one)
@@ -221,6 +222,40 @@ class TestMerge:
     def test_different_extractors_of_one_name_are_told_apart(self, tmp_path):
         finished(tmp_path / "a", [cell(), cell("vae")])
         finished(tmp_path / "b", [cell(), cell("vae", 0.7, draw=1)])
+        report = merge([tmp_path / "a", tmp_path / "b"])
+        assert [row.extractor for row in report.rows] == ["pixels", "vae", "vae@b"]
+
+    def test_seeds_that_were_run_apart_are_one_row(self, tmp_path):
+        whole = cell("vae", seeds=3, training_seconds=30.0, encoders=("e0", "e1", "e2"))
+        parts = [
+            replace(
+                whole, extractor_seeds=seeds, correct=whole.correct[list(seeds)], seconds=0.5 * len(seeds),
+                training_seconds=10.0 * len(seeds), encoders=tuple(f"e{seed}" for seed in seeds),
+            )
+            for seeds in ((2,), (0, 1))
+        ]  # fmt: skip
+        for name, part, text in zip("ab", parts, (VAE, VAE.replace("vae}", "vae, slots: null}")), strict=True):
+            finished(tmp_path / name, [cell(), part], text=text)
+        report = merge([tmp_path / "a", tmp_path / "b"])
+        assert report.to_dict() == build_report([cell(), whole], "pixels").to_dict()
+        (cells, _) = merged_cells([tmp_path / "a", tmp_path / "b"])
+        assert cells[1].encoders == ("e0", "e1", "e2") and (cells[1].correct == whole.correct).all()
+
+    @pytest.mark.parametrize(
+        ("text", "changes"),
+        [
+            (VAE.replace("objective: vae", "objective: beta_vae"), {}),
+            (VAE.replace("vae: {", "other: {"), {}),
+            (VAE + "pretraining: {training: {epochs: 3}}", {}),
+            (VAE, {"extractor_settings": "another"}),
+            (VAE, {"extractor_seeds": (1, 2)}),
+        ],
+        ids=["objective", "no such extractor", "budget", "what it makes of an image", "a seed twice"],
+    )
+    def test_seeds_of_other_settings_are_told_apart(self, tmp_path, text, changes):
+        finished(tmp_path / "a", [cell(), cell("vae", seeds=2)], text=VAE)
+        other = replace(cell("vae", seeds=2, draw=1), **{"extractor_seeds": (2, 3), **changes})
+        finished(tmp_path / "b", [cell(), other], text=text)
         report = merge([tmp_path / "a", tmp_path / "b"])
         assert [row.extractor for row in report.rows] == ["pixels", "vae", "vae@b"]
 
