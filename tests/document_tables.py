@@ -208,6 +208,7 @@ NOT_RUN: dict[str, tuple[str, Callable[[Command], None]]] = {
     r"metalearn .*--ray": ("needs a Ray cluster; the tests of --ray make one", only_its_options),
     r"metalearn .*dataset\.kind=omniglot-runs$": ("the official runs are not among the test data", only_its_options),
     r"python benchmarks/disentanglement\.py": ("trains 18 encoders or more", its_help),
+    r"python benchmarks/one_shot_hausdorff\.py": ("tests/test_one_shot_hausdorff.py tests it", its_help),
     r"python benchmarks/scores_against_error\.py": ("tests/test_scores_against_error.py runs it", its_help),
     r"python scripts/screenshots\.py": ("needs a browser; tests/test_screenshots.py", its_help),
 }
