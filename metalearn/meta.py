@@ -3,6 +3,8 @@
 import copy
 from pathlib import Path
 
+import numpy as np
+
 from gvae.checkpoint import save_encoder
 from gvae.objective import VAEObjective
 from gvae.recorder import Recorder
@@ -13,14 +15,19 @@ from metalearn.auxiliary import AUXILIARY_BATCH, Auxiliary, adopt, encoder_of, p
 from metalearn.cells import Mode
 from metalearn.encoders import build_objective, provenance
 from metalearn.errors import UserError
-from metalearn.extractors import FeatureExtractor
+from metalearn.extractors import FeatureExtractor, PosteriorMean
+from metalearn.features import BATCH
 from metalearn.learners import Learner, make_learner, takes
 from metalearn.meta_batch import tasks_of
+from metalearn.norms import measure_running_statistics
 from metalearn.schema import Kind, MetaTrainingConfig, ModelConfig
 from metalearn.settings import AuxiliaryConfig
 from metalearn.testing import labels_used
 from metalearn.train import meta_train, to_train
+from tasks.resident import DeviceImages
 from tasks.splits import Dataset
+
+MEASURED = 10_000  # images
 
 
 def meta_trained(
@@ -59,11 +66,17 @@ def keep_encoder(
     """Write the encoder of a meta-trained learner as `metalearn pretrain` does; None where its extractor has none.
 
     ``start``: the extractor that meta-training began with, whose labels and classes were seen too. The decoder is what
-    that had, untrained where it was, unless auxiliary losses trained it.
+    that had, untrained where it was, unless auxiliary losses trained it. Where batch norm was by each task's own
+    statistics, running ones are measured on training images, `MEASURED` of them at most.
     """
     vae = getattr(getattr(learner, "extractor", None), "vae", None)
     if not isinstance(vae, VAE):
         return None
+    if getattr(learner, "batch_norm", "running") != "running":
+        vae = copy.deepcopy(vae)
+        images = DeviceImages(dataset.train, next(vae.encoder.parameters()).device, share=0.0)
+        rows = np.random.default_rng(seed).permutation(len(dataset.train.labels))[:MEASURED]
+        measure_running_statistics(PosteriorMean(vae), images.batches(rows, BATCH))
     objective = getattr(start, "objective", None)
     info = {
         **({"objective": objective.model_dump(mode="json")} if objective else {}),

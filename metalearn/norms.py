@@ -1,5 +1,6 @@
 """Whose statistics the batch norms of a network use while it adapts, for all tasks at once."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -53,6 +54,19 @@ def update_running_statistics(extractor: nn.Module, images: Float[Tensor, "  n *
             for layer in layers:
                 layer.train()
             extractor(images)
+
+
+def measure_running_statistics(extractor: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Make the running statistics of an extractor the mean of what its batch norms see in these batches."""
+    layers = batch_norms(extractor)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+    for images in batches:
+        update_running_statistics(extractor, images)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def follow(part: Any, mean: Tensor, variance: Tensor) -> None:

@@ -12,6 +12,7 @@ import metalearn.train
 from gvae.checkpoint import load_encoder
 from metalearn.cli import main
 from metalearn.record import read_metrics
+from tasks.datasets import glyphs
 
 CONFIG = """
 dataset: {kind: glyphs, classes: 60, instances: 10, image_size: 14}
@@ -134,3 +135,25 @@ def test_the_encoder_it_leaves_is_an_extractor_of_benchmarks(start, tmp_path, mo
 
     leak = ("--set", "dataset.split_seed=1", "--out", tmp_path / "leak")
     assert command(monkeypatch, "bench", bench, *leak, *given) == 2
+
+
+def test_running_statistics_of_the_encoder_it_leaves_are_measured_where_training_had_none(tmp_path, monkeypatch):
+    """MAML normalises each batch by itself; a frozen encoder needs the statistics of the training images."""
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    config, run = tmp_path / "train.yaml", tmp_path / "run"
+    text = CONFIG.replace("LEARNER", "{kind: maml, batch_norm: query_batch, adapt_steps: 1}")
+    config.write_text(text.replace("{latents: 12}", "{trunk: conv4, latents: 12}").replace("14}", "16}"))
+    given = ("--data-root", tmp_path / "cache", "--device", "cpu")
+    assert command(monkeypatch, "train", config, "--out", run, *given) == 0
+    assert (weights(run)["extractor.encoder.layers.1.running_mean"] == 0).all()
+
+    vae, _ = load_encoder(run)
+    images = glyphs(classes=60, instances=10, image_size=16).train.images()
+    conv, norm = vae.encoder.layers[:2]
+    assert len(images) < 512  # one batch
+    with torch.no_grad():
+        maps = conv(torch.from_numpy(images).float() / 255)
+    torch.testing.assert_close(norm.running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, maps.var((0, 2, 3)), rtol=2e-3, atol=1e-5)
+    assert norm.momentum == 0.1
