@@ -70,10 +70,11 @@ def train(config: TrainConfig, run: Run, *, data_root: Path, device: str) -> Non
     )  # fmt: skip
     refuse_leak(config.extractor.kind, extractor, tested.partition)
     began = time.monotonic()
-    learner, mode = meta_trained(
+    learner, mode, earlier = meta_trained(
         config.learner, extractor, config.training, dataset, config.seed, state=run.checkpoints / "meta.pt",
         recorder=run.scope("meta"), device=device, share=share,
     )  # fmt: skip
+    seconds += earlier
     training, cells = seconds + time.monotonic() - began, []
     kept = None
     if share.first:

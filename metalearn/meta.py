@@ -41,14 +41,15 @@ def meta_trained(
     recorder: Recorder,
     device: str,
     share: Share = ALONE,
-) -> tuple[Learner, Mode]:
+) -> tuple[Learner, Mode, float]:
     """Meta-train on the training classes from a copy of the extractor's network; validation episodes choose.
 
-    Return the learner, built for the ways of its training episodes, and ``finetuned`` where the network was pretrained,
-    ``end_to_end`` where it was not. The extractor itself is left as it was.
+    Return the learner, built for the ways of its training episodes; ``finetuned`` where the network was pretrained,
+    ``end_to_end`` where it was not; and the seconds that starts before this one took. The extractor itself is left as
+    it was.
     """
     learner = learner_on(kind, copy.deepcopy(extractor), budget, seed)
-    meta_train(
+    trained = meta_train(
         learner, dataset.train, dataset.val, ways=budget.ways, shots=budget.shots, queries=budget.queries,
         meta_batch=budget.meta_batch, iterations=budget.iterations, learning_rate=budget.learning_rate, seed=seed,
         schedule=budget.schedule, eval_every=budget.eval_every, eval_episodes=budget.eval_episodes,
@@ -56,7 +57,7 @@ def meta_trained(
         auxiliary=auxiliary_losses(budget, learner, dataset, seed, device, share),
         tasks_at_once=budget.tasks_at_once, device=device, state=state, recorder=recorder, share=share,
     )  # fmt: skip
-    return learner, "finetuned" if extractor.pretrained else "end_to_end"
+    return learner, "finetuned" if extractor.pretrained else "end_to_end", trained.earlier
 
 
 def keep_encoder(

@@ -165,10 +165,11 @@ class Steps:
         one, kind = self.ready(step.extractor, step.seed), self.config.learners[step.learner]
         began, training, trained = time.monotonic(), 0.0, learner_class(kind.kind).meta_trained
         if trained:
-            learner, mode = meta_trained(
+            learner, mode, earlier = meta_trained(
                 kind, one.extractor, budget_of(self.config, step.setting), self.dataset, step.seed,
                 state=self.state(step), recorder=self.recorder(step.name), device=self.device,
             )  # fmt: skip
+            began -= earlier
             training = time.monotonic() - began
             correct = self.tested.on_trained(learner, step.setting, step.name)
         elif reads_features(kind):

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,10 +28,14 @@ from tasks.splits import Partition
 
 @dataclass(frozen=True)
 class MetaTrained:
-    """The validation accuracy (a fraction) of the weights the learner was left with, and when they were reached."""
+    """The validation accuracy (a fraction) of the weights the learner was left with, and when they were reached.
+
+    ``earlier``: seconds that it had taken up to the state from which it went on, 0 where there was none.
+    """
 
     best_accuracy: float
     best_iteration: int
+    earlier: float = field(default=0.0, compare=False)
 
 
 def meta_train(
@@ -74,6 +79,7 @@ def meta_train(
     step, on a loss or gradient that is not finite, naming iteration and task, and when memory does not suffice.
     ModelError for a broken ``state``.
     """
+    began = time.monotonic()
     own = tasks_of(meta_batch, share)[share.rank]
     recorder = recorder if recorder and share.first else Recorder()
     learner = learner.to(device).train()
@@ -87,7 +93,7 @@ def meta_train(
         "initial weights": fingerprint(learner), **({"augmentation": augment.settings()} if augment else {}),
         **({"auxiliary": plain(auxiliary.settings())} if auxiliary else {}),
     }  # fmt: skip
-    done, best = resume(state, settings, learner, optimizer, auxiliary, share)
+    done, best, earlier = resume(state, settings, learner, optimizer, auxiliary, share)
     start, stop = (count * len(own) for count in (done, iterations))
     episodes = episode_images(DeviceImages(train, device), tasks.of_each(meta_batch, own), start, stop)
     if augment:
@@ -116,13 +122,14 @@ def meta_train(
             if state is not None and share.first:
                 now = {"iteration": iteration + 1, "weights": learner.state_dict(), "optimizer": optimizer.state_dict()}
                 beside = {"auxiliary": auxiliary.state()} if auxiliary else {}
-                save_state(state, {"settings": settings, **now, **beside, "best": best})
+                seconds = earlier + time.monotonic() - began
+                save_state(state, {"settings": settings, **now, **beside, "best": best, "seconds": seconds})
         recorder.progress(iteration + 1, iterations, f"meta-training, loss {told['loss']:.3f}")
 
     assert best is not None  # iterations >= 1, and the last one is validated
     learner.load_state_dict(best["weights"])
     learner.eval()
-    return MetaTrained(best["accuracy"], best["iteration"])
+    return MetaTrained(best["accuracy"], best["iteration"], earlier)
 
 
 def resume(
@@ -132,8 +139,8 @@ def resume(
     optimizer: torch.optim.Optimizer,
     auxiliary: Auxiliary | None = None,
     share: Share = ALONE,
-) -> tuple[int, dict[str, Any] | None]:
-    """Bring learner and optimiser to where ``state`` stands; return the iterations done and the best weights so far.
+) -> tuple[int, dict[str, Any] | None, float]:
+    """Bring learner and optimiser to where ``state`` stands; return iterations and seconds done, and the best weights.
 
     Nothing to do without a file there. Process 0 reads it and tells the others. Raises UserError when the file was
     written with other settings, and where processes were not all given the same ones.
@@ -146,7 +153,7 @@ def resume(
         )
     stored = share.tell(load_state(state) if share.first and state is not None and state.exists() else None)
     if stored is None:
-        return 0, None
+        return 0, None, 0.0
     given = stored.get("settings", {})
     if given != settings:
         raise UserError(
@@ -157,7 +164,7 @@ def resume(
     optimizer.load_state_dict(stored["optimizer"])
     if auxiliary:
         auxiliary.load(stored["auxiliary"])
-    return stored["iteration"], stored["best"]
+    return stored["iteration"], stored["best"], stored.get("seconds", 0.0)  # states of earlier versions do not tell
 
 
 def differences(given: dict[str, Any], settings: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ SMALLER = {
     "configs/bench/mini_imagenet_guidance.yaml": [
         *FEW_EPISODES, "extractors={pixels: pixels, vae: {kind: pretrain, objective: vae}}",
     ],
+    "configs/bench/mini_imagenet_any_vae.yaml": FEW_EPISODES,
     "configs/learners/mini_imagenet_prototypical.yaml": META,
     "configs/bench/omniglot_cost.yaml": FEW_EPISODES,
     "configs/bench/omniglot_labels.yaml": FEW_EPISODES,
@@ -40,6 +41,8 @@ SMALLER = {
     "configs/bench/omniglot_no_labels_conv4.yaml": FEW_EPISODES,
     "configs/learners/omniglot_prototypical.yaml": META,
     "configs/learners/omniglot_prototypical_guided.yaml": META,
+    "configs/learners/omniglot_prototypical_warped.yaml": META,
+    "configs/bench/omniglot_meta_trained.yaml": [EMBEDDED[0], "episodes.count=20"],
     "configs/bench/omniglot.yaml": [*SHORT, BATCHES, "extractors.guided=random", "episodes.count=20", "seeds=[0]"],
     "configs/bench/omniglot_one_shot_labels.yaml": [
         *SHORT, BATCHES, "dataset.rotations=false", "pretraining.model.trunk=conv",

@@ -157,7 +157,7 @@ def test_a_config_asks_for_it(data, tmp_path):
         auxiliary={"weight": 0.5, "batch_size": 8},
     )  # fmt: skip
     log = Log()
-    learner, mode = meta_trained(
+    learner, mode, _ = meta_trained(
         Kind(kind="maml", inner_lr=0.05, adapt_steps=1), extractor, budget, data, 0, state=tmp_path / "state.pt",
         recorder=log, device="cpu",
     )  # fmt: skip

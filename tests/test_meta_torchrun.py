@@ -89,7 +89,9 @@ def shared(folder) -> Path:
 
 
 def state(run: Path) -> dict:
-    return torch.load(run / "checkpoints" / "meta.pt", weights_only=True)
+    found = torch.load(run / "checkpoints" / "meta.pt", weights_only=True)
+    assert found.pop("seconds") > 0
+    return found
 
 
 def same(one, other) -> bool:

@@ -120,8 +120,9 @@ def test_resumed_is_bitwise_uninterrupted(kind, augment, data, tmp_path):
     moments = [[s["exp_avg_sq"] for s in state["optimizer"]["state"].values()] for state in (one, two)]
     assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
     third = build(kind)
-    assert meta_train(third, data.train, data.val, **settings, state=tmp_path / "cut.pt") == result
-    assert equal(third.state_dict(), whole.state_dict())
+    last = meta_train(third, data.train, data.val, **settings, state=tmp_path / "cut.pt")
+    assert last == result and equal(third.state_dict(), whole.state_dict())
+    assert result.earlier == 0 < again.earlier < last.earlier == two["seconds"]
 
 
 def test_validation_chooses_and_everything_is_recorded(data):
