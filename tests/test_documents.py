@@ -48,6 +48,7 @@ class Pages:
         self.request, self.folder = request, folder
         self.desks: dict[str, Desk] = {}
         self.outcomes: dict[str, list[Outcome | pytest.skip.Exception]] = {}
+        self.unmade: dict[tuple[str, str], pytest.skip.Exception] = {}
 
     def desk(self, page: str) -> Desk:
         """The folder of a page, with its files and what must be there before."""
@@ -87,8 +88,13 @@ class Pages:
             try:
                 real = str(self.request.getfixturevalue("omniglot_root"))
             except pytest.skip.Exception as missing:
+                if "--out" in words:
+                    self.unmade[command.page, words[words.index("--out") + 1]] = missing
                 return missing
             words = [real if word == "{omniglot}" else word for word in words]
+        for word in words:
+            if (command.page, word) in self.unmade:  # a run of a command whose data is not there
+                return self.unmade[command.page, word]
         return self.desk(command.page).run(words, command.environment)
 
 
