@@ -45,7 +45,7 @@ SMALLER = {
     "configs/bench/omniglot_meta_trained.yaml": [EMBEDDED[0], "episodes.count=20"],
     "configs/bench/omniglot.yaml": [*SHORT, BATCHES, "extractors.guided=random", "episodes.count=20", "seeds=[0]"],
     "configs/bench/omniglot_one_shot_labels.yaml": [
-        *SHORT, BATCHES, "dataset.rotations=false", "pretraining.model.trunk=conv",
+        *SHORT, BATCHES, "dataset.rotations=false", "dataset.image_size=28", "pretraining.model.trunk=conv",
     ],
     "configs/bench/omniglot_one_shot.yaml": [*SHORT, BATCHES],
     "configs/quick/glyphs.yaml": [*SHORT, "dataset.classes=60", "episodes.count=20"],
