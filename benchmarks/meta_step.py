@@ -35,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gvae.trunks.few_shot import Conv4Encoder
 from metalearn.learners import Learner, make_learner
 from metalearn.memory import keep_freed_memory
+from metalearn.meta_step import in_memory
 
 WAYS, LR = 5, 0.4
 Task = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -122,8 +123,7 @@ def their_prototypes(network: nn.Module, batch: Task) -> Callable[[], float]:
 def ours(learner: Learner, batch: Task) -> Callable[[], float]:
     """Meta-losses and their gradient, in the chunks in which meta-training takes them."""
     support, labels, query, truth = batch
-    pixels = (support.shape[1] + query.shape[1]) * support.shape[3:].numel()
-    at_once = learner.tasks_at_once(pixels, support.device) or len(support)
+    at_once = in_memory(learner, support[0], query[0]) or len(support)
 
     def step() -> float:
         learner.zero_grad()

@@ -1,8 +1,9 @@
 """Finished benchmarks made apart, merged into one report; what cannot be paired is refused."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,11 +93,12 @@ def _check_episodes(sources: Sequence[_Source]) -> None:
 def _joined(sources: Sequence[_Source]) -> list[_Source]:
     """With the seeds of an extractor that were run apart, by the same settings, as one cell."""
     kept: dict[tuple[object, ...], list[_Source]] = {}
+    resolved = cache(_resolved)
     for source in sources:
         cell = source.cell
         alike = kept.setdefault((cell.pairing, cell.learner, cell.extractor), [])
         for place, other in enumerate(alike):
-            if _are_seeds_of_one(other, source):
+            if _are_seeds_of_one(other, source, resolved):
                 alike[place] = _Source(other.run, _with_seeds(other.cell, cell))
                 break
         else:
@@ -104,27 +106,34 @@ def _joined(sources: Sequence[_Source]) -> list[_Source]:
     return [source for alike in kept.values() for source in alike]
 
 
-def _are_seeds_of_one(one: _Source, other: _Source) -> bool:
+def _are_seeds_of_one(one: _Source, other: _Source, resolved: Callable[[Path], Any]) -> bool:
     """Whether two cells of equal names differ in nothing but their seeds, none of which both have."""
     seeds, more = set(one.cell.extractor_seeds), set(other.cell.extractor_seeds)
     return (
         bool(seeds and more) and not seeds & more
         and all(getattr(one.cell, name) == getattr(other.cell, name) for name in Facts._fields)
         and one.cell.correct.shape[1] == other.cell.correct.shape[1]
-        and _settings(one) == _settings(other) is not None
+        and _settings(one, resolved(one.run)) == _settings(other, resolved(other.run)) is not None
     )  # fmt: skip
 
 
-def _settings(source: _Source) -> Any:
-    """What made a cell, from its run's resolved.yaml; None where that does not tell, as for `metalearn train`.
+def _resolved(run: Path) -> Any:
+    """The settings of a run, None where they cannot be read."""
+    try:
+        return parse((run / "resolved.yaml").read_text(encoding="utf-8"), "resolved.yaml")
+    except (OSError, UserError):
+        return None
+
+
+def _settings(source: _Source, data: Any) -> Any:
+    """What made a cell, from its run's settings; None where these do not tell, as for `metalearn train`.
 
     Without options that are off: an earlier version did not have them.
     """
     try:
-        data = parse((source.run / "resolved.yaml").read_text(encoding="utf-8"), "resolved.yaml")
         own = {"extractor": data["extractors"][source.cell.extractor], "learner": data["learners"][source.cell.learner]}
         return _on({**own, **{name: data.get(name) for name in ("dataset", "pretraining", "meta_training")}})
-    except (OSError, UserError, LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError, AttributeError):
         return None
 
 

@@ -73,6 +73,11 @@ def meta_step(
     return {name: float(value) for name, value in {**told, **terms}.items()}
 
 
+def in_memory(learner: Learner, support: Tensor, query: Tensor) -> int | None:
+    """How many tasks of such images, (n, c, height, width), a learner takes at once; None for all."""
+    return learner.tasks_at_once((len(support) + len(query)) * support.shape[2:].numel(), support.device)
+
+
 def own_tasks(
     learner: Learner, batch: Sequence[Episode], tasks: range, meta_batch: int, tasks_at_once: int | None, where: str,
     share: Share,
@@ -82,8 +87,7 @@ def own_tasks(
     The mean is that of the whole meta-batch. Raises UserError, naming the task by its number there.
     """
     support, labels, query, truth = batch[0]
-    pixels = (len(support) + len(query)) * support.shape[2:].numel()
-    at_once = min(tasks_at_once or learner.tasks_at_once(pixels, support.device) or len(batch), len(batch))
+    at_once = min(tasks_at_once or in_memory(learner, support, query) or len(batch), len(batch))
     chunks = [batch[first : first + at_once] for first in range(0, len(batch), at_once)]
 
     def stacked(chunk: Sequence[Episode]) -> list[Tensor]:
