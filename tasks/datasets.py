@@ -73,6 +73,7 @@ def omniglot_runs_generated(
     split_seed: int = 0,
     rotations: bool = False,
     within_alphabet: bool = True,
+    validation_alphabets: int | None = None,
     image_size: int = 28,
     cache: Path | None = None,
     report: Progress = silent,
@@ -82,11 +83,12 @@ def omniglot_runs_generated(
     ``fixed`` gives the runs of a seed, see tasks.made_runs: 20 tasks of 20 characters of one alphabet, the image to
     learn from and the one to test by two drawers. rotations: whether each quarter turn of a training character is a
     class of its own; validation and runs are upright. within_alphabet: whether episodes drawn for training and
-    validation are of one alphabet each too. Other options and errors: see omniglot.
+    validation are of one alphabet each too. validation_alphabets: how many of the 30 background alphabets are kept for
+    validation, None: 6; once choices are made, fewer leave more to train on. Other options and errors: see omniglot.
     """
     store = omniglot_store(existing(root), image_size=image_size, cache=cache, report=report)
     sets = store.info["parts"]
-    parts = lake(sets[BACKGROUND.folder], sets[EVALUATION.folder], split_seed)
+    parts = lake(sets[BACKGROUND.folder], sets[EVALUATION.folder], split_seed, validation_alphabets)
     dataset = Dataset.of_classes(made_runs.NAME, "lake", store, training_turned(parts) if rotations else parts)
     if within_alphabet:
         dataset = dataset.with_episodes_within_groups("train", "val")

@@ -184,16 +184,25 @@ def seeded_order(names: Iterable[str], seed: int) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
-def lake(background: Sequence[str], evaluation: Sequence[str], seed: int) -> dict[str, list[str]]:
+def lake(
+    background: Sequence[str], evaluation: Sequence[str], seed: int, held_out: int | None = None
+) -> dict[str, list[str]]:
     """Split by Omniglot's own two sets (Lake et al. 2015): test is the evaluation set.
 
-    Validation is the last 20 % of the background alphabets in a seeded order (6 of 30).
+    Validation is the last ``held_out`` of the background alphabets in a seeded order, None: 20 % of them (6 of 30).
+    Raises DataError unless one is held out and one is left to train on.
     """
     alphabets = seeded_order({name.split("/")[0] for name in background}, seed)
-    held_out = set(alphabets[len(alphabets) - max(1, round(0.2 * len(alphabets))) :])
+    count = max(1, round(0.2 * len(alphabets))) if held_out is None else held_out
+    if held_out is not None and not 1 <= held_out < len(alphabets):
+        raise DataError(
+            f"validation_alphabets={held_out}: the background set has {len(alphabets)} alphabets, to train and to "
+            f"validate on; give 1 to {len(alphabets) - 1}, or null for 20 % of them"
+        )
+    held_out_names = set(alphabets[len(alphabets) - count :])
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": list(evaluation)}
     for name in background:
-        parts["val" if name.split("/")[0] in held_out else "train"].append(name)
+        parts["val" if name.split("/")[0] in held_out_names else "train"].append(name)
     return parts
 
 

@@ -315,6 +315,10 @@ def test_runs_of_the_real_evaluation_set(omniglot_root, monkeypatch, tmp_path):
     check_recipe(dataset.test, runs, RECIPE)
     assert {name.split("/")[0] for name in dataset.test.class_names} == oneshot.ALPHABETS
     assert dataset.train.fingerprint == omniglot(omniglot_root).train.fingerprint  # so encoders are shared
+    fewer = omniglot_runs_generated(omniglot_root, validation_alphabets=2)
+    assert len({name.split("/")[0] for name in fewer.val.class_names}) == 2
+    assert fewer.val.base_classes < dataset.val.base_classes and fewer.train.base_classes > dataset.train.base_classes
+    assert fewer.test.fingerprint == dataset.test.fingerprint
     turned = omniglot_runs_generated(omniglot_root, rotations=True)
     assert len(turned.train.class_names) == 4 * len(dataset.train.class_names)
     assert (turned.fixed(0).query == runs.query).all() and turned.test.fingerprint == dataset.test.fingerprint

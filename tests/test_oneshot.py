@@ -91,6 +91,14 @@ def test_training_classes_may_be_turned_and_no_others(root: Path) -> None:
     np.testing.assert_array_equal(turned.train.images(), expected.reshape(-1, 1, 28, 28))
 
 
+def test_how_many_alphabets_validate(root: Path) -> None:
+    as_folder(root)
+    one = omniglot_runs(root, validation_alphabets=1)
+    assert one.val.fingerprint == omniglot_runs(root).val.fingerprint
+    with pytest.raises(DataError, match="validation_alphabets=2: the background set has 2 alphabets.* give 1 to 1"):
+        omniglot_runs(root, validation_alphabets=2)
+
+
 @pytest.mark.parametrize("place", ["", "deep/below"])
 @pytest.mark.parametrize("write", [as_folder, as_zip, functools.partial(as_zip, above="all_runs/")])
 def test_folders_and_zips_anywhere_are_alike(root: Path, tmp_path_factory, write, place: str) -> None:

@@ -101,6 +101,19 @@ def test_lake_holds_out_whole_alphabets() -> None:
     assert parts["val"] != lake(background, [], seed=1)["val"]
 
 
+def test_lake_holds_out_as_many_alphabets_as_it_is_told() -> None:
+    background = [f"{alphabet}/character{c:02d}" for alphabet in "ABCDEFGHIJ" for c in range(3)]
+    by_default = {name[0] for name in lake(background, [], 0)["val"]}
+    for count in range(1, 10):
+        parts = lake(background, [], 0, count)
+        train, val = ({name[0] for name in parts[part]} for part in ("train", "val"))
+        assert len(val) == count and len(train) == 10 - count and not train & val
+        assert val <= by_default or val > by_default  # the last of one order
+    for wrong in (0, -1, 10, 11):
+        with pytest.raises(DataError, match=f"validation_alphabets={wrong}: the background set has 10 .* give 1 to 9"):
+            lake(background, [], 0, wrong)
+
+
 def test_shuffled_takes_each_class_once() -> None:
     parts = shuffled([f"c{i}" for i in range(10)], 0, train=6, val=1)
     assert [len(parts[p]) for p in ("train", "val", "test")] == [6, 1, 3]
