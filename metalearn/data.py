@@ -11,6 +11,7 @@ import numpy as np
 from metalearn.errors import DataError, UserError, unknown
 from metalearn.kinds import TABLES, check_kind
 from metalearn.schema import Kind
+from tasks.class_names import MIRRORED
 from tasks.datasets import DATASETS, describe
 from tasks.findings import Findings, look_at_listing, look_at_store
 from tasks.origins import ORIGINS
@@ -139,7 +140,8 @@ def _counts(dataset: Dataset, part: str) -> str:
     sizes = sorted(set(counts))
     line = f"  {part:5} {len(counts):5} classes x {sizes[0]}{f' to {sizes[-1]}' if len(sizes) > 1 else ''} images"
     if len(partition.base_classes) < len(counts):
-        line += f" (quarter turns of {len(partition.base_classes)})"
+        how = "turned" if partition.orientations.max() < MIRRORED else "turned or mirrored"
+        line += f" ({how}, of {len(partition.base_classes)})"
     if len(sizes) == 1:
         return line
     each = [f"{name} {count}" for name, count in zip(partition.class_names, counts, strict=True)]

@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterable
 from pathlib import Path
 
-from tasks.class_names import base_class, quarter_turns
+from tasks.class_names import MIRRORED, base_class, orientation
 from tasks.errors import DataError
 from tasks.folders import walk
 from tasks.splits import PARTS
@@ -48,7 +48,7 @@ def read_class_list(data: bytes, where: str, known: Container[str], *, turned: b
         if not name:
             continue
         here = f"{where}, line {number}"
-        if turned and (name.count("/") != 2 or quarter_turns(name) is None):
+        if turned and (name.count("/") != 2 or orientation(name) not in range(MIRRORED)):
             raise DataError(f"{here}: {name[:80]!r} is not {form} with DDD 000, 090, 180 or 270")
         if name in first:
             raise DataError(f"{here}: {name!r} is already on line {first[name]}; list each class once")

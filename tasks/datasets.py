@@ -30,6 +30,7 @@ def omniglot(
     split: Literal["lake", "vinyals", "random"] = "lake",
     split_seed: int = 0,
     rotations: bool | None = None,
+    reflections: bool = False,
     within_alphabet: bool = False,
     image_size: int = 28,
     cache: Path | None = None,
@@ -40,10 +41,11 @@ def omniglot(
     split ``lake``: Omniglot's own sets, 964 and 659 characters, the last 20 % of the background alphabets for
     validation; ``vinyals``: 1,028 / 172 / 423 characters from split files; ``random``: 1,100 / 100 / 423
     seeded. rotations: whether each quarter turn is a class of its own; None does as the split says (vinyals
-    yes, the others no). within_alphabet: whether the classes of an episode are of one alphabet (turned alike), which is
-    harder, in all parts; the split's name then says so (``lake-within``). Images are (1, image_size, image_size) uint8,
-    ink 255. cache: where the packed images go when root is read-only. Raises DataError for whatever is wrong with root,
-    files or settings.
+    yes, the others no). reflections: whether the mirror image of each training class is one of its own too.
+    within_alphabet: whether the classes of an episode are of one alphabet (turned alike), which is harder, in all
+    parts; the split's name then says so (``lake-within``). Images are (1, image_size, image_size) uint8, ink 255.
+    cache: where the packed images go when root is read-only. Raises DataError for whatever is wrong with root, files or
+    settings.
     """
     if split not in ("lake", "vinyals", "random"):
         raise DataError(unknown("Omniglot split", split, ("lake", "vinyals", "random")))
@@ -62,6 +64,7 @@ def omniglot(
         parts = shuffled(names, split_seed, train=1100, val=100)
     if turn and split != "vinyals":
         parts = {part: rotated(listed) for part, listed in parts.items()}
+    parts = training_turned(parts, reflections=reflections)
     if within_alphabet:
         return Dataset.of_classes("omniglot", f"{split}-within", store, parts).with_episodes_within_groups(*PARTS)
     return Dataset.of_classes("omniglot", split, store, parts)
@@ -72,6 +75,7 @@ def omniglot_runs_generated(
     *,
     split_seed: int = 0,
     rotations: bool = False,
+    reflections: bool = False,
     within_alphabet: bool = True,
     validation_alphabets: int | None = None,
     image_size: int = 28,
@@ -81,15 +85,17 @@ def omniglot_runs_generated(
     """Omniglot's split lake, tested on one-shot runs that are made by the published recipe, not the official ones.
 
     ``fixed`` gives the runs of a seed, see tasks.made_runs: 20 tasks of 20 characters of one alphabet, the image to
-    learn from and the one to test by two drawers. rotations: whether each quarter turn of a training character is a
-    class of its own; validation and runs are upright. within_alphabet: whether episodes drawn for training and
-    validation are of one alphabet each too. validation_alphabets: how many of the 30 background alphabets are kept for
-    validation, None: 6; once choices are made, fewer leave more to train on. Other options and errors: see omniglot.
+    learn from and the one to test by two drawers. rotations, reflections: whether each quarter turn of a training
+    character, and its mirror image, is a class of its own; validation and runs are upright. within_alphabet: whether
+    episodes drawn for training and validation are of one alphabet each too. validation_alphabets: how many of the 30
+    background alphabets are kept for validation, None: 6; once choices are made, fewer leave more to train on. Other
+    options and errors: see omniglot.
     """
     store = omniglot_store(existing(root), image_size=image_size, cache=cache, report=report)
     sets = store.info["parts"]
     parts = lake(sets[BACKGROUND.folder], sets[EVALUATION.folder], split_seed, validation_alphabets)
-    dataset = Dataset.of_classes(made_runs.NAME, "lake", store, training_turned(parts) if rotations else parts)
+    parts = training_turned(parts, rotations=rotations, reflections=reflections)
+    dataset = Dataset.of_classes(made_runs.NAME, "lake", store, parts)
     if within_alphabet:
         dataset = dataset.with_episodes_within_groups("train", "val")
     return replace(dataset, fixed=partial(made_runs.made_runs, dataset.test))

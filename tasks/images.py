@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Int, Int8, UInt8
 
+from tasks.class_names import MIRRORED
 from tasks.errors import DataError
 
 SCALE = 1 / 255  # of a uint8 image to [0, 1]; a product is faster than a division and at most one rounding off
@@ -10,10 +11,11 @@ _BLOCK = 1 << 19  # bytes of images worked on at once: they, and their floats, t
 
 
 class ImageReader:
-    """Images ``images[index]``, each turned by its quarter turns, by their positions 0 to m - 1 in ``index``.
+    """Images ``images[index]``, each turned as it says, by their positions 0 to m - 1 in ``index``.
 
     images: (n, c, h, w) uint8, perhaps memory-mapped; never copied. index: (m,) rows of images, any order, perhaps
-    repeated. quarter_turns: (m,) 0 to 3, counter-clockwise as np.rot90. Memory of a call beyond its result: a few
+    repeated. orientations: (m,) 0 to 3 quarter turns, counter-clockwise as np.rot90, 4 to 7 the same of the image mirrored
+    left and right. Memory of a call beyond its result: a few
     blocks of half a megabyte. Raises DataError for a row that is not there and for a turned image that is not square.
     """
 
@@ -21,7 +23,7 @@ class ImageReader:
         self,
         images: UInt8[np.ndarray, "n c h w"],
         index: Int[np.ndarray, " m"],
-        quarter_turns: Int8[np.ndarray, " m"],
+        orientations: Int8[np.ndarray, " m"],
     ) -> None:
         check_numbers(index, len(images), "row", "store")
         _, channels, height, width = images.shape
@@ -31,12 +33,12 @@ class ImageReader:
         self._size = len(index)
         if self._size and (np.diff(index) == 1).all():  # the usual case: a piece of the store
             self._stored, self._index = self._stored[index[0] : index[0] + self._size], None
-        self._turns = quarter_turns if quarter_turns.any() else None
-        self._pixels = {k: _turned_pixels(self.image_shape, k) for k in (1, 2, 3) if (quarter_turns == k).any()}
+        self._orientations = orientations if orientations.any() else None
+        self._pixels = {k: _turned_pixels(self.image_shape, k) for k in range(1, 8) if (orientations == k).any()}
 
-    def turns(self, indices: Int[np.ndarray, "..."]) -> Int8[np.ndarray, "..."] | None:
-        """Quarter turns at these positions, same shape; None where no image of all is turned."""
-        return None if self._turns is None else self._turns.take(indices)
+    def orientations(self, indices: Int[np.ndarray, "..."]) -> Int8[np.ndarray, "..."] | None:
+        """Orientations at these positions, same shape; None where no image of all is turned or mirrored."""
+        return None if self._orientations is None else self._orientations.take(indices)
 
     def uint8(
         self, indices: Int[np.ndarray, "..."], out: np.ndarray | None = None, *, turned: bool = True
@@ -62,8 +64,8 @@ class ImageReader:
             now = slice(start, min(start + step, len(at)))
             raw = target[now] if dtype is np.uint8 else scratch[: now.stop - start]
             self._take(at[now], raw)
-            if turned and self._turns is not None:
-                self._turn(raw, self._turns.take(at[now]))
+            if turned and self._orientations is not None:
+                self._turn(raw, self._orientations.take(at[now]))
             if dtype is not np.uint8:
                 np.copyto(target[now], raw)
                 np.multiply(target[now], np.float32(SCALE), out=target[now])
@@ -75,18 +77,21 @@ class ImageReader:
         self._stored.reshape(-1).take(rows * self._stored.shape[1], mode="clip")
         self._stored.take(rows, axis=0, out=raw, mode="clip")  # with the default mode numpy copies ``out``
 
-    def _turn(self, raw: UInt8[np.ndarray, "b d"], turns: Int8[np.ndarray, " b"]) -> None:
+    def _turn(self, raw: UInt8[np.ndarray, "b d"], orientations: Int8[np.ndarray, " b"]) -> None:
         for k, pixels in self._pixels.items():
-            these = np.flatnonzero(turns == k)
+            these = np.flatnonzero(orientations == k)
             if len(these):
                 raw[these] = raw[these].take(pixels, axis=1, mode="clip")
 
 
 def _turned_pixels(shape: tuple[int, int, int], k: int) -> Int[np.ndarray, " d"]:
-    """Which pixel of an image comes to lie where when it is turned: a turned image is ``flat[pixels]``."""
+    """Which pixel of an image comes to lie where when it is oriented so: the image is then ``flat[pixels]``."""
     if k % 2 and shape[1] != shape[2]:
-        raise DataError(f"images of {shape[1]}x{shape[2]} cannot be turned by {90 * k} degrees: only square ones can")
-    return np.rot90(np.arange(np.prod(shape)).reshape(shape), k, axes=(1, 2)).reshape(-1)
+        raise DataError(
+            f"images of {shape[1]}x{shape[2]} cannot be turned by {90 * (k % MIRRORED)} degrees: only square ones can"
+        )
+    pixels = np.arange(np.prod(shape)).reshape(shape)
+    return np.rot90(pixels[:, :, ::-1] if k >= MIRRORED else pixels, k % MIRRORED, axes=(1, 2)).reshape(-1)
 
 
 def check_numbers(indices: np.ndarray, size: int, what: str, of: str) -> None:

@@ -59,6 +59,7 @@ def omniglot_runs(
     *,
     split_seed: int = 0,
     rotations: bool = False,
+    reflections: bool = False,
     within_alphabet: bool = True,
     validation_alphabets: int | None = None,
     image_size: int = 28,
@@ -69,10 +70,11 @@ def omniglot_runs(
 
     train and val: the 964 characters of the background set as omniglot's split ``lake`` has them. test: 400 classes
     ``runNN/classKK`` of two drawings, the one to learn from, then the one to test. one_shot_episodes gives the
-    published tasks, and so does ``fixed`` of the dataset: no others are tested. rotations: whether each quarter turn of
-    a training character is a class of its own; validation and runs are upright. within_alphabet: whether episodes drawn
-    for training and validation are of one alphabet each too. validation_alphabets: how many of the 30 background
-    alphabets are kept for validation, None: 6; once choices are made, fewer leave more to train on. Images are (1, image_size, image_size) uint8, ink 255.
+    published tasks, and so does ``fixed`` of the dataset: no others are tested. rotations, reflections: whether each
+    quarter turn of a training character, and its mirror image, is a class of its own; validation and runs are upright.
+    within_alphabet: whether episodes drawn for training and validation are of one alphabet each too.
+    validation_alphabets: how many of the 30 background alphabets are kept for validation, None: 6; once choices are
+    made, fewer leave more to train on. Images are (1, image_size, image_size) uint8, ink 255.
     Raises DataError for whatever is wrong with root, files or settings.
     """
     root = existing(root)
@@ -83,7 +85,8 @@ def omniglot_runs(
         store = packed(NAME, found, decoder, root=root, cache=cache, report=report)
     sets = store.info["parts"]
     parts = lake(sets[BACKGROUND.folder], sets[_RUNS], split_seed, validation_alphabets)
-    dataset = Dataset.of_classes(NAME, "lake", store, training_turned(parts) if rotations else parts)
+    parts = training_turned(parts, rotations=rotations, reflections=reflections)
+    dataset = Dataset.of_classes(NAME, "lake", store, parts)
     if within_alphabet:
         dataset = dataset.with_episodes_within_groups("train", "val")
     return replace(dataset, fixed=partial(official_runs, dataset.test))

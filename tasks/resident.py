@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float32, Int, Int64, UInt8
 from torch import Tensor
 
+from tasks.class_names import MIRRORED
 from tasks.episodes import EpisodeIndices, EpisodeSampler
 from tasks.errors import DataError, unknown
 from tasks.images import SCALE, ImageReader, check_numbers
@@ -116,10 +117,11 @@ class DeviceImages:
                 yield self._finished(self._kept(at), at), more
 
     def _finished(self, raw: UInt8[Tensor, "n c h w"], at: Int[np.ndarray, " n"]) -> Float32[Tensor, "n c h w"]:
-        turns = self.partition.reader.turns(at)
-        for k in (1, 2, 3) if turns is not None else ():
-            these = torch.from_numpy(np.flatnonzero(turns == k)).to(self.device)
-            raw[these] = torch.rot90(raw[these], k, (-2, -1))
+        found = self.partition.reader.orientations(at)
+        for k in range(1, 8) if found is not None else ():
+            these = torch.from_numpy(np.flatnonzero(found == k)).to(self.device)
+            chosen = raw[these].flip(-1) if k >= MIRRORED else raw[these]
+            raw[these] = torch.rot90(chosen, k % MIRRORED, (-2, -1))
         return raw.float().mul_(SCALE)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int, Int8, Int64, UInt8
 
-from tasks.class_names import base_class, class_groups, quarter_turns
+from tasks.class_names import MIRRORED, base_class, class_groups, orientation, turned_name
 from tasks.episodes import EpisodeIndices, EpisodeSampler
 from tasks.errors import DataError
 from tasks.images import ImageReader
@@ -23,7 +23,8 @@ PARTS = ("train", "val", "test")
 class Partition:
     """One part of a dataset, sorted by class; touches no image until asked.
 
-    ``index`` (n,) rows of store.images; ``quarter_turns`` (n,) int8, 0 to 3, counter-clockwise as np.rot90;
+    ``index`` (n,) rows of store.images; ``orientations`` (n,) int8, 0 to 3 quarter turns, counter-clockwise as np.rot90,
+    4 to 7 the same after mirroring left and right;
     ``labels`` (n,) 0 to K - 1; ``class_names`` K sorted names, ``Alphabet/characterNN``, or
     ``Alphabet/characterNN/rotDDD`` where rotations by DDD degrees are classes. ``within_groups``: whether an episode
     has classes of one group, such as an alphabet (`tasks.class_names`), or of all.
@@ -32,14 +33,14 @@ class Partition:
     store: Store
     name: str
     index: Int64[np.ndarray, " n"]
-    quarter_turns: Int8[np.ndarray, " n"]
+    orientations: Int8[np.ndarray, " n"]
     labels: Int64[np.ndarray, " n"]
     class_names: tuple[str, ...]
     within_groups: bool = False
 
     @classmethod
     def of_classes(cls, store: Store, name: str, class_names: Iterable[str]) -> "Partition":
-        """Build a part from names of the store's classes, each perhaps followed by ``/rotDDD``.
+        """Build a part from names of the store's classes, each perhaps followed by ``/rotDDD`` or ``/mirDDD``.
 
         Raises DataError for a class that the store does not have, or one named twice.
         """
@@ -55,7 +56,7 @@ class Partition:
         sizes = np.diff(store.offsets)[where]
         starts = np.cumsum(sizes) - sizes
         index = np.arange(sizes.sum()) + np.repeat(store.offsets[where] - starts, sizes)
-        turns = np.array([quarter_turns(full) or 0 for full in names], np.int8)
+        turns = np.array([orientation(full) or 0 for full in names], np.int8)
         labels = np.repeat(np.arange(len(names)), sizes)
         return cls(store, name, index, np.repeat(turns, sizes), labels, tuple(names))
 
@@ -67,7 +68,7 @@ class Partition:
 
     @property
     def factors(self) -> dict[str, np.ndarray]:
-        """Known factors of the images as stored, before any quarter turn: name -> (n,) float32, or none."""
+        """Known factors of the images as stored, before any turn: name -> (n,) float32, or none."""
         return {name: values[self.index] for name, values in self.store.factors.items()}
 
     @property
@@ -75,7 +76,7 @@ class Partition:
         """sha256 of the store's fingerprint and of which images are taken, turned how; not of labels or episodes."""
         digest = hashlib.sha256(self.store.fingerprint.encode())
         digest.update(self.index.astype("<i8").tobytes())
-        digest.update(self.quarter_turns.astype("i1").tobytes())
+        digest.update(self.orientations.astype("i1").tobytes())
         return digest.hexdigest()
 
     @property
@@ -85,7 +86,7 @@ class Partition:
 
     @property
     def base_classes(self) -> frozenset[str]:
-        """Class names without their rotation."""
+        """Class names without how they are turned."""
         return frozenset(map(base_class, self.class_names))
 
     def episodes(self, *, ways: int, shots: int, queries: int, seed: int) -> EpisodeSampler:
@@ -103,7 +104,7 @@ class Partition:
     @cached_property
     def reader(self) -> ImageReader:
         """Gives the images by position, as uint8 or as float32."""
-        return ImageReader(self.store.images, self.index, self.quarter_turns)
+        return ImageReader(self.store.images, self.index, self.orientations)
 
     def gather(self, indices: Int[np.ndarray, "..."], out: np.ndarray | None = None) -> UInt8[np.ndarray, "... c h w"]:
         """Images at positions 0 to n - 1, any shape, as uint8 (*shape, c, h, w), in ``out`` where it is given.
@@ -166,12 +167,17 @@ class Dataset:
 
 def rotated(names: Iterable[str]) -> list[str]:
     """Each class as four: turned by 0, 90, 180 and 270 degrees counter-clockwise."""
-    return [f"{name}/rot{degrees:03d}" for name in names for degrees in (0, 90, 180, 270)]
+    return [turned_name(name, turns) for name in names for turns in range(4)]
 
 
-def training_turned(parts: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """The same parts, each training class as four, turned; validation and test stay as they are."""
-    return {**parts, "train": rotated(parts["train"])}
+def training_turned(
+    parts: Mapping[str, list[str]], *, rotations: bool = False, reflections: bool = False
+) -> dict[str, list[str]]:
+    """The same parts, each training class as four, turned, and twice as many, mirrored; the others stay as they are."""
+    train = rotated(parts["train"]) if rotations else parts["train"]
+    if reflections:
+        train = [*train, *(turned_name(base_class(name), MIRRORED + (orientation(name) or 0)) for name in train)]
+    return {**parts, "train": train}
 
 
 def upright(names: Iterable[str]) -> list[str]:

@@ -31,7 +31,8 @@ def plain(images: np.ndarray, index: np.ndarray, turns: np.ndarray, indices: np.
     """The definition."""
     found = np.empty((*indices.shape, *images.shape[1:]), np.uint8)
     for at, i in np.ndenumerate(indices):
-        found[at] = np.rot90(images[index[i]], turns[i], axes=(1, 2))
+        image = images[index[i]][:, :, ::-1] if turns[i] >= 4 else images[index[i]]
+        found[at] = np.rot90(image, turns[i] % 4, axes=(1, 2))
     return found
 
 
@@ -70,7 +71,7 @@ def test_floats_run_from_0_to_1() -> None:
 @given(data=st.data(), count=st.integers(1, 60), size=st.integers(1, 40))
 def test_any_positions_of_any_rows(data, count: int, size: int) -> None:
     index = np.array(data.draw(st.lists(st.integers(0, 39), min_size=size, max_size=size)))
-    turns = np.array(data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size)), np.int8)
+    turns = np.array(data.draw(st.lists(st.integers(0, 7), min_size=size, max_size=size)), np.int8)
     indices = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=count, max_size=count)))
     reader = ImageReader(COLOUR, index, turns)
     np.testing.assert_array_equal(reader.uint8(indices), plain(COLOUR, index, turns, indices))
@@ -83,7 +84,7 @@ def test_a_part_of_a_memory_mapped_store(names: list[str], tmp_path: Path) -> No
     mapped, held = (Partition.of_classes(store, "train", names) for store in (open_store(tmp_path / "three"), made))
     assert isinstance(mapped.store.images, np.memmap)
     for indices in asked(len(held.index)):
-        expected = plain(COLOUR, held.index, held.quarter_turns, indices)
+        expected = plain(COLOUR, held.index, held.orientations, indices)
         for part in (mapped, held):
             np.testing.assert_array_equal(part.gather(indices), expected)
             np.testing.assert_array_equal(part.gather_floats(indices), expected.astype(np.float32) * np.float32(SCALE))

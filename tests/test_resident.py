@@ -13,12 +13,13 @@ from tasks.episodes import EpisodeSampler
 from tasks.errors import DataError
 from tasks.images import SCALE
 from tasks.resident import RESIDENCES, DeviceImages
-from tasks.splits import Partition, rotated
+from tasks.splits import Partition, training_turned
 from tasks.store import Store
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 NAMES = tuple("abcdef")
-PARTS = {"upright": NAMES, "some": ("b", "d", "e", "f"), "turned": tuple(rotated(["a", "c", "d"]))}
+TURNED = training_turned({"train": ["a", "c", "d"]}, rotations=True, reflections=True)["train"]
+PARTS = {"upright": NAMES, "some": ("b", "d", "e", "f"), "turned": tuple(TURNED)}
 
 
 def part(which: str = "upright") -> Partition:

@@ -20,7 +20,7 @@ from tasks.class_lists import vinyals
 from tasks.datasets import DATASETS, describe, omniglot
 from tasks.episodes import EpisodeSampler
 from tasks.errors import DataError
-from tasks.splits import Dataset, Partition, lake, rotated, seeded_order, shuffled
+from tasks.splits import Dataset, Partition, lake, rotated, seeded_order, shuffled, training_turned
 from tasks.store import Store
 
 NAMES = ("A/character01", "A/character02", "B/character01", "B/character02")
@@ -60,10 +60,30 @@ def test_rotations_turn_counter_clockwise() -> None:
     np.testing.assert_array_equal(part.images()[2][:, 0, 0], data.images[3][:, 0, 4])
 
 
+def test_reflections_mirror_left_and_right_and_then_turn() -> None:
+    data = store()
+    turned, mirrored = (
+        Partition.of_classes(data, "train", training_turned({"train": NAMES[1:2]}, reflections=True, **more)["train"])
+        for more in ({"rotations": True}, {})
+    )
+    assert mirrored.class_names == (NAMES[1], f"{NAMES[1]}/mir000") and mirrored.base_classes == {NAMES[1]}
+    degrees = ("000", "090", "180", "270")
+    assert turned.class_names == tuple(f"{NAMES[1]}/{how}{d}" for how in ("mir", "rot") for d in degrees)
+    for place, mirror in enumerate((True, False)):
+        for turns in range(4):
+            for i in range(2):
+                image = data.images[3 + i][:, :, ::-1] if mirror else data.images[3 + i]
+                expected = np.rot90(image, turns, axes=(1, 2))
+                np.testing.assert_array_equal(turned.images()[8 * place + 2 * turns + i], expected)
+    # by hand: what is at the top right goes to the top left, and, mirrored and turned by 90 degrees, to the bottom left
+    np.testing.assert_array_equal(mirrored.images()[2][:, 0, 0], data.images[3][:, 0, 4])
+    np.testing.assert_array_equal(turned.images()[2][:, 4, 0], data.images[3][:, 0, 4])
+
+
 def test_fingerprint_depends_on_rows_and_turns() -> None:
     parts = [Partition.of_classes(store(), "train", names) for names in (NAMES[:1], NAMES[1:2])]
-    turned = Partition.of_classes(store(), "train", [f"{NAMES[0]}/rot090"])
-    assert len({part.fingerprint for part in [*parts, turned]}) == 3
+    turned = [Partition.of_classes(store(), "train", [f"{NAMES[0]}/{how}"]) for how in ("rot090", "mir000", "mir090")]
+    assert len({part.fingerprint for part in [*parts, *turned]}) == 5
     renamed = replace(parts[0], name="test", class_names=("x",))
     assert renamed.fingerprint == parts[0].fingerprint
 
