@@ -14,9 +14,9 @@ class ImageReader:
     """Images ``images[index]``, each turned as it says, by their positions 0 to m - 1 in ``index``.
 
     images: (n, c, h, w) uint8, perhaps memory-mapped; never copied. index: (m,) rows of images, any order, perhaps
-    repeated. orientations: (m,) 0 to 3 quarter turns, counter-clockwise as np.rot90, 4 to 7 the same of the image mirrored
-    left and right. Memory of a call beyond its result: a few
-    blocks of half a megabyte. Raises DataError for a row that is not there and for a turned image that is not square.
+    repeated. orientations: (m,) 0 to 3 quarter turns, counter-clockwise as np.rot90, 4 to 7 the same of the image
+    mirrored left and right. Memory of a call beyond its result: a few blocks of half a megabyte. Raises DataError for a
+    row that is not there and for a turned image that is not square.
     """
 
     def __init__(

@@ -23,11 +23,10 @@ PARTS = ("train", "val", "test")
 class Partition:
     """One part of a dataset, sorted by class; touches no image until asked.
 
-    ``index`` (n,) rows of store.images; ``orientations`` (n,) int8, 0 to 3 quarter turns, counter-clockwise as np.rot90,
-    4 to 7 the same after mirroring left and right;
-    ``labels`` (n,) 0 to K - 1; ``class_names`` K sorted names, ``Alphabet/characterNN``, or
-    ``Alphabet/characterNN/rotDDD`` where rotations by DDD degrees are classes. ``within_groups``: whether an episode
-    has classes of one group, such as an alphabet (`tasks.class_names`), or of all.
+    ``index`` (n,) rows of store.images; ``orientations`` (n,) int8, 0 to 3 quarter turns, counter-clockwise as
+    np.rot90, 4 to 7 the same after mirroring left and right; ``labels`` (n,) 0 to K - 1; ``class_names`` K sorted
+    names, ``Alphabet/characterNN``, or ``Alphabet/characterNN/rotDDD`` or ``/mirDDD`` where turned ones are classes.
+    ``within_groups``: whether an episode has classes of one group, such as an alphabet (`tasks.class_names`), or of all.
     """
 
     store: Store

@@ -63,7 +63,7 @@ def test_rotations_turn_counter_clockwise() -> None:
 def test_reflections_mirror_left_and_right_and_then_turn() -> None:
     data = store()
     turned, mirrored = (
-        Partition.of_classes(data, "train", training_turned({"train": NAMES[1:2]}, reflections=True, **more)["train"])
+        Partition.of_classes(data, "train", training_turned({"train": [NAMES[1]]}, reflections=True, **more)["train"])
         for more in ({"rotations": True}, {})
     )
     assert mirrored.class_names == (NAMES[1], f"{NAMES[1]}/mir000") and mirrored.base_classes == {NAMES[1]}
