@@ -26,7 +26,7 @@ class Partition:
     ``index`` (n,) rows of store.images; ``orientations`` (n,) int8, 0 to 3 quarter turns, counter-clockwise as
     np.rot90, 4 to 7 the same after mirroring left and right; ``labels`` (n,) 0 to K - 1; ``class_names`` K sorted
     names, ``Alphabet/characterNN``, or ``Alphabet/characterNN/rotDDD`` or ``/mirDDD`` where turned ones are classes.
-    ``within_groups``: whether an episode has classes of one group, such as an alphabet (`tasks.class_names`), or of all.
+    ``within_groups``: whether episodes have classes of one group, such as an alphabet (`tasks.class_names`), or all.
     """
 
     store: Store
