@@ -53,7 +53,8 @@ def meta_trained(
         learner, dataset.train, dataset.val, ways=budget.ways, shots=budget.shots, queries=budget.queries,
         meta_batch=budget.meta_batch, iterations=budget.iterations, learning_rate=budget.learning_rate, seed=seed,
         schedule=budget.schedule, eval_every=budget.eval_every, eval_episodes=budget.eval_episodes,
-        patience=budget.patience, augment=build_augment(budget.augmentation, dataset.train.image_shape[0]),
+        eval_ways=budget.eval_ways, patience=budget.patience,
+        augment=build_augment(budget.augmentation, dataset.train.image_shape[0]),
         auxiliary=auxiliary_losses(budget, learner, dataset, seed, device, share),
         tasks_at_once=budget.tasks_at_once, device=device, state=state, recorder=recorder, share=share,
     )  # fmt: skip
@@ -101,11 +102,16 @@ def refuse_untrainable(
     """Refuse before any work what ``meta_trained`` would refuse after a pretraining; ``extractor`` is used up.
 
     It may be one that is not pretrained yet (`metalearn.prepare.before_training`). UserError for a learner that cannot
-    be meta-trained or has no parameter, and for auxiliary losses that fit neither extractor nor dataset. UserError and
-    ModelError for a meta-batch or a batch that processes cannot share.
+    be meta-trained, has no parameter or cannot answer ``eval_ways``, and for auxiliary losses that do not fit extractor
+    and dataset. UserError and ModelError for a meta-batch or a batch that processes cannot share.
     """
     learner = learner_on(kind, extractor, budget, seed)
     learner.require_meta_trainable()
+    if budget.eval_ways not in (None, budget.ways) and takes(kind.kind, "ways"):
+        raise UserError(
+            f"eval_ways: given {budget.eval_ways}; learner {kind.kind} has a head for the {budget.ways} classes of its "
+            "training episodes and can answer no other number: leave eval_ways out"
+        )
     to_train(learner, None)
     tasks_of(budget.meta_batch, share)
     if budget.auxiliary:

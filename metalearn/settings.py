@@ -101,8 +101,9 @@ class MetaBudgetConfig(Settings):
 
     `augmentation`: of support and query images of training episodes, options of `gvae.augment.Augment`. `schedule`: of
     the learning rate over all iterations. `patience`: training ends after so many validations without a better one;
-    None: never before `iterations`. `auxiliary`: a VAE's losses beside the learner's. `tasks_at_once`: how many
-    episodes of a meta-batch are in memory together; None: as the learner says.
+    None: never before `iterations`. `eval_ways`: of validation episodes; None: as many as training episodes have, the
+    only choice for a learner whose head is made for a number of classes. `auxiliary`: a VAE's losses beside the
+    learner's. `tasks_at_once`: how many episodes of a meta-batch are in memory together; None: as the learner says.
     """
 
     queries: Count = 15
@@ -112,6 +113,7 @@ class MetaBudgetConfig(Settings):
     schedule: Literal["constant", "cosine"] = "constant"
     eval_every: Count = 100
     eval_episodes: Count = 200
+    eval_ways: Ways | None = None
     patience: Count | None = None
     augmentation: Augmentation = None
     auxiliary: AuxiliaryConfig | None = None

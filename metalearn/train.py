@@ -52,6 +52,7 @@ def meta_train(
     seed: int,
     eval_every: int,
     eval_episodes: int,
+    eval_ways: int | None = None,
     schedule: Literal["constant", "cosine"] = "constant",
     patience: int | None = None,
     augment: Augment | None = None,
@@ -65,15 +66,15 @@ def meta_train(
     """Minimise the mean ``learner.meta_losses`` over ``meta_batch`` training episodes, ``iterations`` times, by Adam.
 
     ``schedule``: of the learning rate. ``auxiliary``: losses that are added in every iteration. Every ``eval_every``
-    iterations and at the end, ``eval_episodes`` validation episodes are answered; the learner is left with the weights
-    that answered best (the earliest of equals), on ``device``, in eval mode. Training ends before ``iterations`` once
-    ``patience`` validations on end were no better than the best before them. Episodes depend on ``seed`` and the
-    iteration alone, and so does what ``augment`` makes of each of their support and query images; validation images
-    stay as they are. ``tasks_at_once``: how many episodes of a meta-batch are in memory together, by default what
-    ``learner.tasks_at_once`` says; it changes memory, speed and rounding. With ``state``, a file, training goes on
-    where that file stands, to exactly what an uninterrupted run gives (bitwise on a CPU, with the same
-    ``tasks_at_once``); it is written after each validation. ``share``: several processes, all given the same, train as
-    one would, each on its tasks of every meta-batch; process 0 alone keeps state and records.
+    iterations and at the end, ``eval_episodes`` validation episodes, of ``eval_ways`` classes where it is given, are
+    answered; the learner is left with the weights that answered best (the earliest of equals), on ``device``, in eval
+    mode. Training ends before ``iterations`` once ``patience`` validations on end were no better than the best before
+    them. Episodes depend on ``seed`` and the iteration alone, and so does what ``augment`` makes of each of their
+    support and query images; validation images stay as they are. ``tasks_at_once``: how many episodes of a meta-batch
+    are in memory together, by default what ``learner.tasks_at_once`` says; it changes memory, speed and rounding. With
+    ``state``, a file, training goes on where that file stands, to exactly what an uninterrupted run gives (bitwise on a
+    CPU, with the same ``tasks_at_once``); it is written after each validation. ``share``: several processes, all given
+    the same, train as one would, each on its tasks of every meta-batch; process 0 alone keeps state and records.
 
     Raises UserError when nothing can be trained, when ``state`` is of another training, and, before the optimiser's
     step, on a loss or gradient that is not finite, naming iteration and task, and when memory does not suffice.
@@ -85,13 +86,14 @@ def meta_train(
     learner = learner.to(device).train()
     optimizer = torch.optim.Adam(to_train(learner, auxiliary), lr=learning_rate)
     episode = {"ways": ways, "shots": shots, "queries": queries, "seed": seed}
-    tasks, checks = train.episodes(**episode), val.episodes(**episode)
+    tasks, checks = train.episodes(**episode), val.episodes(**{**episode, "ways": eval_ways or ways})
     settings = {
         **episode, "meta_batch": meta_batch, "iterations": iterations, "learning_rate": learning_rate,
         "schedule": schedule, "eval_every": eval_every, "eval_episodes": eval_episodes, "patience": patience,
         "train": train.drawn_from, "val": val.drawn_from, "learner": type(learner).__name__,
         "initial weights": fingerprint(learner), **({"augmentation": augment.settings()} if augment else {}),
         **({"auxiliary": plain(auxiliary.settings())} if auxiliary else {}),
+        **({"eval_ways": eval_ways} if eval_ways else {}),
     }  # fmt: skip
     done, best, earlier = resume(state, settings, learner, optimizer, auxiliary, share)
     start, stop = (count * len(own) for count in (done, iterations))
@@ -115,7 +117,7 @@ def meta_train(
                 if share.first:
                     watched = episode_images(val_images, checks, 0, min(TRACED, eval_episodes))
                     show_inside(learner, watched, recorder, iteration + 1)
-            validation = float(correct.mean()) / (ways * queries)
+            validation = float(correct.mean()) / (checks.ways * queries)
             recorder.scalars(iteration + 1, {"val/accuracy": validation})
             if best is None or validation > best["accuracy"]:
                 best = {"accuracy": validation, "iteration": iteration + 1, "weights": copied(learner)}

@@ -156,6 +156,28 @@ def test_the_learning_rate_follows_its_schedule_and_gradient_norms_are_told(data
     assert rates == [0.01] * 8
 
 
+def test_validation_episodes_may_have_other_ways(data, tmp_path, monkeypatch):
+    """And so do those that show what is inside; a state tells them apart."""
+    asked, evaluate = [], metalearn.train.evaluate_trained
+
+    def watched(*a, **k):
+        asked.append((a[2].ways, evaluate(*a, **k)))
+        return asked[-1][1]
+
+    monkeypatch.setattr(metalearn.train, "evaluate_trained", watched)
+    settings = {**SETTINGS, "state": tmp_path / "state.pt"}
+    log, learner = Log(), build("prototypical")
+    meta_train(learner, data.train, data.val, **settings, eval_ways=6, recorder=log)
+    assert [ways for ways, _ in asked] == [6] * 4
+    told = list(log.values["val/accuracy"].values())
+    assert told == pytest.approx([correct.sum() / (10 * 6 * 4) for _, correct in asked]) and max(told) <= 1
+    plain = Log()
+    meta_train(build("prototypical"), data.train, data.val, **SETTINGS, recorder=plain)
+    assert log.values["train/loss"] == plain.values["train/loss"]
+    with pytest.raises(UserError, match=r"another meta-training: eval_ways 6 \(now None\)"):
+        meta_train(build("prototypical"), data.train, data.val, **settings)
+
+
 def test_patience_ends_training_and_a_resumed_one_ends_where_it_did(data, tmp_path, monkeypatch):
     """Validation says 0.5 after 2 iterations, 0.75 after 4, 0.75 after 6, ...: a patience of 2 ends it after 8."""
     answers = iter([6, *[9] * 20])

@@ -59,6 +59,19 @@ def test_by_train(name, home, monkeypatch, capsys):
     assert not list((home / f"train-{name}").glob("checkpoints/*"))
 
 
+@pytest.mark.parametrize(("ways", "learner", "words"), [
+    (4, "maml", "eval_ways: given 4; learner maml has a head for the 3 classes of its training episodes"),
+    (1, "prototypical", "training.eval_ways: given 1 (integer); allowed: greater than or equal to 2"),
+    (5000, "prototypical", "ways=5000, but the data has only"),
+])  # fmt: skip
+def test_validation_episodes_that_cannot_be(ways, learner, words, home, monkeypatch, capsys):
+    text = TRAIN.replace("KIND", learner).replace("SETTING", "3w1s")
+    text = text.replace("eval_episodes: 5}", f"eval_episodes: 5, eval_ways: {ways}}}")
+    assert run(home, "train", text, f"ways-{ways}", monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.startswith("error: ") and said.count("\n") == 1
+
+
 class Blind(Logistic):
     """Says that it is meta-trained, and cannot be."""
 
