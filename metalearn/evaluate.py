@@ -141,8 +141,8 @@ def evaluate_trained(
     """The counts of `evaluate_images`, but for ties that rounding decides, without passing an image twice if possible.
 
     A head on features meets an image in many episodes, and its network gives the same for it in each: where episodes
-    show more images than there are, the features of all are extracted once (kept in ``cache``). Other learners adapt to
-    the images of each episode. Several processes each extract all features, and go by the counts of the first.
+    show more images than there are, the features of all are extracted once (kept in ``cache``), by several processes
+    together, which go by the counts of the first. Other learners adapt to the images of each episode.
     """
     partition = images.partition if isinstance(images, DeviceImages) else images
     shown = episodes * sampler.ways * (sampler.shots + sampler.queries)
@@ -150,7 +150,7 @@ def evaluate_trained(
     if head is None or not isinstance(head.extractor, FeatureExtractor) or shown < len(partition.labels):
         return evaluate_images(learner, images, sampler, episodes, device=device, progress=progress, share=share)
     with evaluating(head):
-        features = extract(head.extractor, images, device=str(device), cache=cache, progress=progress)
+        features = extract(head.extractor, images, device=str(device), cache=cache, progress=progress, share=share)
         counts = evaluate_features(features, partition.labels, head, sampler, episodes, device=device)
     return share.tell(counts)
 

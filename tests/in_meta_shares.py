@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from jaxtyping import install_import_hook
 
 with install_import_hook(["gvae", "metalearn", "tasks"], "beartype.beartype"):
     import metalearn.evaluate
+    import metalearn.features
     import metalearn.meta_step
     import metalearn.train
     from gvae.augment import Augment
@@ -18,7 +20,8 @@ with install_import_hook(["gvae", "metalearn", "tasks"], "beartype.beartype"):
     from gvae.share import ALONE, Processes, join
     from metalearn.auxiliary import Auxiliary
     from metalearn.errors import UserError
-    from metalearn.extractors import PosteriorMean
+    from metalearn.extractors import FeatureExtractor, PosteriorMean
+    from metalearn.features import extract
     from metalearn.learners import make_learner
     from metalearn.learners.prototypical import Prototypical
     from metalearn.train import meta_train
@@ -225,14 +228,49 @@ def extract_in_double(extractor, images, **_):
         return extractor(torch.from_numpy(images.partition.images()).double() / 255)
 
 
+class Counted(FeatureExtractor):
+    """Notes how many images it is given at a time."""
+
+    image_shape, feature_dim = (1, 14, 14), 16
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.given = Net(0.1), []
+
+    def forward(self, images):
+        self.given.append(len(images))
+        return self.net(images)
+
+
+def features(share, where):
+    """Features in shares, kept by each process in a folder of its own; again; again where one process has none."""
+    metalearn.features.BATCH = 32
+    counted, alone, cache = Counted(), Counted(), where / f"cache-{share.rank}"
+
+    def passed():
+        counted.given.clear()
+        kept = extract(counted, DATA.val, cache=cache, share=share)
+        return list(counted.given), kept
+
+    first, found = passed()
+    again, kept = passed()
+    if share.rank == 1:
+        shutil.rmtree(cache)
+    last, other = passed()
+    whole = extract(alone, DATA.val)
+    return {"given": [first, again, last], "alone": alone.given,
+            "same": all(torch.equal(whole, one) for one in (found, kept, other))}  # fmt: skip
+
+
 def main(where):
     """Do it all and keep what each process found."""
     join("gloo")
     share = Processes()
+    found = {"features": features(share, where)}
     torch.set_default_dtype(torch.float64)
     metalearn.evaluate.episode_images = metalearn.train.episode_images = in_double(metalearn.evaluate.episode_images)
     metalearn.evaluate.extract = extract_in_double
-    found = {"cases": {name: both(of_case, name, share) for name in CASES}}
+    found["cases"] = {name: both(of_case, name, share) for name in CASES}
     found["cases"] |= {f"beside {name}": both(of_auxiliary, name, share) for name in AUXILIARY}
     found["wrong"] = {name: wrong(name, share) for name in ("maml", "prototypical")}
     found["refused"] = refusals(share, where)

@@ -36,6 +36,13 @@ def test_no_thread_that_talks_to_others_outlives_the_group(found):
         assert one["threads"] and not [name for name in one["threads"] if "gloo" in name]
 
 
+def test_features_are_extracted_in_shares_and_are_those_of_one_process(found):
+    """Bitwise, in its batches: 96 images by 32. They are read back only where every process has them."""
+    first, second = (one["features"] for one in found)
+    assert first["same"] and second["same"] and first["alone"] == [32, 32, 32]
+    assert first["given"] == [[32], [], [32]] and second["given"] == [[32, 32], [], [32, 32]]
+
+
 def furthest(rows: list[dict], alone: list[dict]) -> float:
     """Largest relative difference of what was told; numbers near 0 count as 0.001."""
     assert [list(row) for row in rows] == [list(row) for row in alone]
