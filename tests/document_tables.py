@@ -42,6 +42,11 @@ SMALLER = {
     "configs/learners/omniglot_prototypical.yaml": META,
     "configs/learners/omniglot_prototypical_guided.yaml": META,
     "configs/learners/omniglot_prototypical_warped.yaml": META,
+    "configs/learners/omniglot_prototypical_mirrored.yaml": META,
+    "configs/learners/omniglot_one_shot_prototypical.yaml": [
+        "training.ways=5", "training.queries=2", "training.iterations=2", "training.eval_episodes=2",
+    ],
+    "configs/bench/omniglot_one_shot_meta_trained.yaml": ["extractors.views=pixels"],
     "configs/bench/omniglot_meta_trained.yaml": [EMBEDDED[0], "episodes.count=20"],
     "configs/bench/omniglot.yaml": [*SHORT, BATCHES, "extractors.guided=random", "episodes.count=20", "seeds=[0]"],
     "configs/bench/omniglot_one_shot_labels.yaml": [
