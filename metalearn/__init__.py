@@ -4,7 +4,9 @@ import os
 
 __version__ = "0.1.0"
 
-# Threads of torch that wait for each other sleep instead of spinning: alone that costs a training step some percent,
-# but beside other work spinning makes it 1.5 to 30 times slower (benchmarks/waiting.py, docs/lab-notes.md). It counts
-# only before torch is imported; a value that is set already is kept.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads of torch that wait for each other spin for some 0.1 ms and then sleep. Sleeping at once makes a step alone on the
+# machine up to 1.7 times as long; spinning on, torch's default, makes it up to 3 times as long beside other work
+# (benchmarks/waiting.py, docs/lab-notes.md). It counts only before torch is imported; what is set already is kept. The
+# count is GNU's, as in torch from PyPI; other OpenMPs go by the policy.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}

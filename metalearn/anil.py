@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from metalearn import inner
 from metalearn.batched.run import Norms
 from metalearn.gradient import MAML, Moved, Trail, loop
+from metalearn.inner import Weights
 from metalearn.norms import frozen
 
 
@@ -24,8 +28,34 @@ class ANIL(MAML):
         extractor = inner.for_all(self.extractor.parameters())
         seen = Norms(seen=[]) if self.batch_norm == "support" else norms
         features = inner.answers(self.extractor, images, extractor, seen, once=True)
-        heads, checks = self.stepped(self.head, features, labels, norms, None, steps, second_order, trail)
+        heads, checks = self.head_steps(features, labels, steps, second_order, trail)
         return extractor | heads, frozen(seen) if self.batch_norm == "support" else norms, checks
+
+    def head_steps(
+        self, features: Float[Tensor, "b n d"], labels: Int[Tensor, " n"], steps: int, second_order: bool, trail: Trail
+    ) -> tuple[Weights, Float[Tensor, " b"]]:
+        """See ``inner.inner_loop``; the gradient of a linear layer under the mean cross-entropy is written out.
+
+        With logits ``x W + b`` that of a row's logits is ``(softmax - one hot) / n``.
+        """
+        moving = inner.moving_parameters(self.head)
+        fixed = inner.for_all(p for p in self.head.parameters() if not p.requires_grad)
+        heads = fixed | inner.for_each(moving.values(), len(features))
+        truth, checks = F.one_hot(labels, self.ways).to(features), features.new_zeros(len(features))
+        weight, bias = id(self.head.weight), id(self.head.bias)
+        for _ in range(steps):
+            if trail is not None:
+                trail.append(dict(heads))
+            with torch.set_grad_enabled(second_order and torch.is_grad_enabled()):
+                logits = features @ heads[weight] + heads[bias][..., None, :]
+                error = (logits.softmax(-1) - truth) / len(labels)
+                gradients = {weight: features.mT @ error, bias: error.sum(1)}
+            for key in map(id, moving.values()):
+                heads[key] = inner.stepped(heads[key], gradients[key], self.inner_lr)
+                checks = checks + gradients[key].detach().flatten(1).sum(1)
+        if trail is not None:
+            trail.append(dict(heads))
+        return heads, checks
 
     def looped(self, images: Tensor, labels: Tensor, steps: int, second_order: bool, **more: Any) -> Any:
         """One task by learn2learn."""
