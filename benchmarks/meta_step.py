@@ -1,6 +1,6 @@
 """Seconds of a meta-training step, learn2learn's loop beside ours, turn by turn in one run: ratios of the same round.
 
-Run: python benchmarks/meta_step.py [--rounds 7] [--threads 2] [--only maml,anil,...] [--malloc]
+Run: python benchmarks/meta_step.py [--rounds 7] [--threads 2] [--only maml,anil,...] [--malloc | --apart]
 
 A step: the meta-losses of a meta-batch and their gradient, without the optimiser. learn2learn's loop as its examples
 have it: clone, adapt, query loss and backward of one task after the other; for ANIL the features of a task's support
@@ -9,8 +9,10 @@ for one channel, and PrototypicalClassifier. Ours: `Learner.meta_losses` in the 
 Networks: learn2learn's OmniglotCNN (64 channels, 28x28, 5 ways, 1 shot), batch norm on each batch of a task; ProtoNet:
 conv4, 60 ways, 1 shot, 5 queries, in train mode. "of peak": floating point operations of learn2learn's step, counted by
 torch, over those of a product of two large matrices in float32 in the same time, measured in the same round.
---malloc: malloc keeps freed memory for both, as it does in `metalearn train` (metalearn/memory.py). The machine's load
-is printed.
+Both sides run in one process, so alike in how threads wait (metalearn/__init__.py); --malloc: malloc keeps freed memory
+for both, as it does in `metalearn train` (metalearn/memory.py). --apart: each side in a process of its own, in turn, as
+its users run it: theirs with threads and malloc as torch leaves them, ours as `metalearn train` sets them.
+The machine's load is printed.
 """
 
 import argparse
@@ -27,7 +29,7 @@ import learn2learn
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import interleaved
+from measuring import UNTOLD, Worker, interleaved, serve
 from pretrain import peak
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -137,28 +139,45 @@ def ours(learner: Learner, batch: Task) -> Callable[[], float]:
     return step
 
 
-def compare(kind: str, tasks: int, steps: int, queries: int, rounds: int) -> None:
+def both(kind: str, tasks: int, steps: int, queries: int) -> dict[str, Callable[[], object]]:
+    """A step of learn2learn's loop and one of ours, on the same network and tasks."""
     if kind == "protonet":
-        ways, batch = 60, images(tasks, 60, queries)
-        extractor = Conv4Encoder((1, 28, 28))
-        works = {"theirs": their_prototypes(Convnet().train(), batch)}
-        works["ours"] = ours(make_learner("prototypical", extractor).train(), batch)
-    else:
-        ways, batch = WAYS, images(tasks, WAYS, queries)
-        options = {"ways": WAYS, "inner_lr": LR, "adapt_steps": steps, "batch_norm": "query_batch"}
-        learner = make_learner(kind, Omniglot(), engine="batched", **options).train()
-        works = {"theirs": theirs(kind, learner.network, steps, batch), "ours": ours(learner, batch)}
+        batch = images(tasks, 60, queries)
+        learner = make_learner("prototypical", Conv4Encoder((1, 28, 28))).train()
+        return {"theirs": their_prototypes(Convnet().train(), batch), "ours": ours(learner, batch)}
+    batch = images(tasks, WAYS, queries)
+    options = {"ways": WAYS, "inner_lr": LR, "adapt_steps": steps, "batch_norm": "query_batch"}
+    learner = make_learner(kind, Omniglot(), engine="batched", **options).train()
+    return {"theirs": theirs(kind, learner.network, steps, batch), "ours": ours(learner, batch)}
+
+
+def compare(kind: str, tasks: int, steps: int, queries: int, rounds: int) -> None:
+    """Both sides in this process."""
+    works = both(kind, tasks, steps, queries)
     with FlopCounterMode(display=False) as counter:
         works["theirs"]()
     works["ours"]()
     flops, speeds = counter.get_total_flops(), []
     seconds = interleaved({**works, "peak": lambda: speeds.append(peak(1024))}, rounds)
+    shares = {name: f"{np.median(flops / seconds[name] / np.array(speeds)):4.0%} of peak " for name in works}
+    tell(kind, tasks, steps, queries, seconds, shares)
+
+
+def compare_apart(case: tuple[str, int, int, int], workers: dict[str, Worker], rounds: int) -> None:
+    """Each side in its process."""
+    found = [[worker.seconds(" ".join(map(str, case))) for worker in workers.values()] for _ in range(rounds)]
+    tell(*case, dict(zip(workers, np.array(found).T, strict=True)), dict.fromkeys(workers, ""))
+
+
+def tell(
+    kind: str, tasks: int, steps: int, queries: int, seconds: dict[str, np.ndarray], shares: dict[str, str]
+) -> None:
+    """Print medians and the ratio of the same round."""
     ratios = seconds["theirs"] / seconds["ours"]
-    shares = [np.median(flops / seconds[name] / np.array(speeds)) for name in works]
+    ways = 60 if kind == "protonet" else WAYS
+    sides = "".join(f"{name} {np.median(seconds[name]) * 1e3:6.0f} ms {share}  " for name, share in shares.items())
     print(
-        f"{kind:9} tasks {tasks:2}  steps {steps}  {ways} ways 1 shot {queries:2} queries   "
-        f"theirs {np.median(seconds['theirs']) * 1e3:6.0f} ms {shares[0]:4.0%}   "
-        f"ours {np.median(seconds['ours']) * 1e3:6.0f} ms {shares[1]:4.0%} of peak   "
+        f"{kind:14} tasks {tasks:2}  steps {steps}  {ways} ways 1 shot {queries:2} queries   {sides}"
         f"ratio {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})   load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
@@ -179,15 +198,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default=",".join(CASES))
     parser.add_argument("--malloc", action="store_true")
+    parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--work", choices=["theirs", "ours"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    if given.malloc:
+    if given.malloc or given.work == "ours":
         keep_freed_memory()
     torch.manual_seed(0)
+    if given.work:
+        return serve(lambda line: both(line.split()[0], *map(int, line.split()[1:]))[given.work])
     print(f"torch {torch.__version__}, {given.threads} threads, median (least to most) of {given.rounds} rounds")
-    for kind in given.only.split(","):
-        for tasks, steps, queries in CASES[kind]:
-            compare(kind, tasks, steps, queries, given.rounds)
+    cases = [(kind, *case) for kind in given.only.split(",") for case in CASES[kind]]
+    if not given.apart:
+        for case in cases:
+            compare(*case, given.rounds)
+        return None
+    waiting = {"theirs": UNTOLD, "ours": {}}
+    threads = ("--threads", str(given.threads))
+    workers = {side: Worker(__file__, "--work", side, *threads, waiting=how) for side, how in waiting.items()}
+    for case in cases:
+        compare_apart(case, workers, given.rounds)
+    for worker in workers.values():
+        worker.close()
+    return None
 
 
 if __name__ == "__main__":

@@ -4,21 +4,31 @@ Run: python benchmarks/waiting.py [--rounds 9] [--busy 0,1,4] [--spins 1000,3000
 
 A process for every way of waiting, all alive, which take turns; beside them so many busy processes of one thread each.
 A round of a process is three steps behind one that does not count. "torch's": what libgomp does unless it is told
-otherwise, some 300,000 turns of a loop before it sleeps. The steps: pretraining of the guided VAE, batch 64; ANIL of 16
-tasks, five steps, 5-way 1-shot with 1 and with 15 queries (benchmarks/meta_step.py). All cores' threads.
+otherwise, 300,000 turns of a loop before it sleeps. The steps: pretraining of the guided VAE, batch 64; ANIL of 16
+tasks, five steps, 5-way 1-shot with 1 and with 15 queries (benchmarks/meta_step.py). Threads: as many as cores.
 """
 
 import argparse
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
+from measuring import UNTOLD, Worker, serve
 
-VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 STEPS = ("guided VAE", "ANIL, 1 query", "ANIL, 15 queries")
+
+
+def work(name: str) -> Callable[[], object]:
+    """A step."""
+    import torch
+
+    from metalearn.memory import keep_freed_memory
+
+    keep_freed_memory()
+    torch.manual_seed(0)
+    return pretraining() if name == STEPS[0] else anil(int(name.split()[1]))
 
 
 def pretraining() -> Callable[[], object]:
@@ -46,48 +56,10 @@ def anil(queries: int) -> Callable[[], object]:
     """A meta-training step, without the optimiser."""
     import meta_step
 
-    options = {"ways": meta_step.WAYS, "inner_lr": meta_step.LR, "adapt_steps": 5, "batch_norm": "query_batch"}
-    learner = meta_step.make_learner("anil", meta_step.Omniglot(), engine="batched", **options).train()
-    return meta_step.ours(learner, meta_step.images(16, meta_step.WAYS, queries))
+    return meta_step.both("anil", 16, 5, queries)["ours"]
 
 
-def work() -> None:
-    """Answer every line, the number of a step, with its seconds."""
-    import torch  # before metalearn, so that nothing but the environment says how threads wait
-
-    from metalearn.memory import keep_freed_memory
-
-    keep_freed_memory()
-    torch.manual_seed(0)
-    steps = [pretraining(), anil(1), anil(15)]
-    for step in steps:
-        step()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        step = steps[int(line)]
-        step()
-        began = time.perf_counter()
-        for _ in range(3):
-            step()
-        print((time.perf_counter() - began) / 3, flush=True)
-
-
-def started(settings: dict[str, str]) -> subprocess.Popen[str]:
-    """A process that waits as its environment says."""
-    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, __file__, "--work"], text=True, env=environment | settings, **pipes)
-
-
-def answer(process: subprocess.Popen[str], step: int | None = None) -> str:
-    """What a process says, to the number of a step."""
-    assert process.stdin and process.stdout
-    if step is not None:
-        time.sleep(0.05)  # the threads of the one before have gone to sleep
-        print(step, file=process.stdin, flush=True)
-    return process.stdout.readline()
-
-
+@contextmanager
 def busy(count: int) -> Iterator[None]:
     """So many processes that do nothing but run."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
@@ -108,21 +80,19 @@ def main() -> None:
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        return work()
+        return serve(work)
     ways = {"sleeping": {"OMP_WAIT_POLICY": "PASSIVE"}}
-    ways |= {f"{int(n):,} spins": {"GOMP_SPINCOUNT": n} for n in given.spins.split(",")} | {"torch's": {}}
-    processes = {name: started(settings) for name, settings in ways.items()}
-    for process in processes.values():
-        answer(process)
-    print(f"{'':36}" + "".join(f"{name:>20}" for name in ways) + f"   ms a step, N = {given.rounds} rounds")
+    ways |= {f"{int(n):,} spins": {"GOMP_SPINCOUNT": n} for n in given.spins.split(",")} | {"torch's": UNTOLD}
+    workers = [Worker(__file__, "--work", waiting=waiting) for waiting in ways.values()]
+    print(f"{'':26}" + "".join(f"{name:>20}" for name in ways) + f"   ms a step, N = {given.rounds} rounds")
     for count in map(int, given.busy.split(",")):
-        for _ in busy(count):
-            for number, name in enumerate(STEPS):
-                seconds = [[float(answer(one, number)) for one in processes.values()] for _ in range(given.rounds)]
+        with busy(count):
+            for name in STEPS:
+                seconds = [[worker.seconds(name) for worker in workers] for _ in range(given.rounds)]
                 told = [f"{np.median(ms):.1f} ({ms.min():.0f} to {ms.max():.0f})" for ms in np.array(seconds).T * 1e3]
-                print(f"{name}, {count} busy".ljust(36) + "".join(f"{one:>20}" for one in told), flush=True)
-    for process in processes.values():
-        process.kill()
+                print(f"{name}, {count} busy".ljust(26) + "".join(f"{one:>20}" for one in told), flush=True)
+    for worker in workers:
+        worker.close()
     return None
 
 

@@ -1,6 +1,7 @@
 """The house stays as drawn: who may import whom, and what a light command must not load."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -115,3 +116,19 @@ def test_packages_alone_load_nothing_heavy():
 def test_a_benchmark_without_gradient_learners_stays_free_of_learn2learn():
     assert not loaded("import metalearn.run, metalearn.learners, metalearn.report, metalearn.listing",
                       "metalearn.listing.listing('learners')") & {"learn2learn", "gym", "cvxpy"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "then"),
+    [
+        ({}, "PASSIVE 3000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "7"}, "None 7"),
+    ],
+)
+def test_threads_wait_as_the_environment_says_or_spin_shortly(given, then):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = f"import os, metalearn; print(*[os.environ.get(name) for name in {names}])"
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert told.stdout.strip() == then

@@ -18,7 +18,10 @@ Place = tuple[Pair, Pair, Pair]
 
 
 class Windows(Function):
-    """What a convolution sees at each place: maps (n, h, w, c) to (n, oh, ow, kh * kw * c). Linear."""
+    """What a convolution sees at each place: maps (n, h, w, c) to (n, oh, ow, kh * kw * c). Linear.
+
+    Of one channel they lie in memory place by place in the window, which copies them in long runs.
+    """
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
@@ -27,6 +30,12 @@ class Windows(Function):
         (n, _, _, c), (height, width) = maps.shape, places(maps.shape[1:3], kernel, stride, padding)
         if any(padding):
             maps = torch.constant_pad_nd(maps, (0, 0, padding[1], padding[1], padding[0], padding[0]))
+        if c == 1:
+            rows = maps.new_empty((kernel[0] * kernel[1], n, height, width))
+            for at, each in enumerate(rows):
+                i, j = divmod(at, kernel[1])
+                each.copy_(maps[:, i :: stride[0], j :: stride[1], 0][:, :height, :width])
+            return rows.permute(1, 2, 3, 0)
         image, row, column, one = maps.stride()
         steps = (image, row * stride[0], column * stride[1], row, column, one)
         return maps.as_strided((n, height, width, *kernel, c), steps).reshape(n, height, width, -1)
@@ -183,7 +192,7 @@ class NormGradient(Function):
         d, scale, centred, deviation, mean, along, *positive = ctx.saved_tensors
         count = d.shape[1]
         gain = scale[:, None] * deviation
-        u_mean, u_along, u_d = u.mean(1, keepdim=True), (u * centred).mean(1, keepdim=True), (u * d).mean(1, keepdim=True)
+        u_mean, u_along, u_d = (x.mean(1, keepdim=True) for x in (u, u * centred, u * d))
         u_along = u_along * deviation
         left = u_d - u_mean * mean - u_along * along
         v, w = v[:, None], w[:, None]

@@ -109,8 +109,9 @@ class Rows:
 
     @cached_property
     def extended(self) -> Tensor:
-        """The rows with a column of ones, for a bias."""
-        return torch.cat([self.matrix, torch.ones_like(self.matrix[..., :1])], -1)
+        """The rows with a column of ones, for a bias; column after column in memory."""
+        columns = self.matrix.mT
+        return torch.cat([columns, torch.ones_like(columns[:, :1])], 1).mT
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
