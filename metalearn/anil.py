@@ -34,28 +34,22 @@ class ANIL(MAML):
     def head_steps(
         self, features: Float[Tensor, "b n d"], labels: Int[Tensor, " n"], steps: int, second_order: bool, trail: Trail
     ) -> tuple[Weights, Float[Tensor, " b"]]:
-        """See ``inner.inner_loop``; the gradient of a linear layer under the mean cross-entropy is written out.
+        """`inner.inner_loop`, the gradient of a linear layer under the mean cross-entropy written out.
 
         With logits ``x W + b`` that of a row's logits is ``(softmax - one hot) / n``.
         """
-        moving = inner.moving_parameters(self.head)
-        fixed = inner.for_all(p for p in self.head.parameters() if not p.requires_grad)
-        heads = fixed | inner.for_each(moving.values(), len(features))
-        truth, checks = F.one_hot(labels, self.ways).to(features), features.new_zeros(len(features))
+        moving, heads = inner.start(self.head, len(features))
+        truth = F.one_hot(labels, self.ways).to(features)
         weight, bias = id(self.head.weight), id(self.head.bias)
-        for _ in range(steps):
-            if trail is not None:
-                trail.append(dict(heads))
+
+        def gradients(now: Weights) -> list[Tensor]:
             with torch.set_grad_enabled(second_order and torch.is_grad_enabled()):
-                logits = features @ heads[weight] + heads[bias][..., None, :]
+                logits = features @ now[weight] + now[bias][..., None, :]
                 error = (logits.softmax(-1) - truth) / len(labels)
-                gradients = {weight: features.mT @ error, bias: error.sum(1)}
-            for key in map(id, moving.values()):
-                heads[key] = inner.stepped(heads[key], gradients[key], self.inner_lr)
-                checks = checks + gradients[key].detach().flatten(1).sum(1)
-        if trail is not None:
-            trail.append(dict(heads))
-        return heads, checks
+                found = {weight: features.mT @ error, bias: error.sum(1)}
+            return [found[id(parameter)] for parameter in moving.values()]
+
+        return inner.descent(gradients, heads, moving, steps=steps, rates=self.inner_lr, trail=trail)
 
     def looped(self, images: Tensor, labels: Tensor, steps: int, second_order: bool, **more: Any) -> Any:
         """One task by learn2learn."""

@@ -191,27 +191,18 @@ class MAML(Learner):
     ) -> Moved:
         """All tasks after so many steps on their support sets (b, n, ...). ``trail``: see ``inner.inner_loop``."""
         kept: dict[object, Rows] = {}
-        weights, checks = self.stepped(self.network, images, labels, norms, kept, steps, second_order, trail)
+        moving, weights = inner.start(self.network, len(images))
+        losses = self.support_losses(images, labels, norms, kept, steps)
+        weights, checks = inner.inner_loop(
+            losses, weights, moving, steps=steps, rates=self.rates, second_order=second_order, trail=trail
+        )
         return weights, self.norms_with(weights, images, norms, kept), checks
 
-    def stepped(
-        self, part: nn.Module, inputs: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int, second_order: bool,
-        trail: Trail,
-    ) -> tuple[Weights, Float[Tensor, " b"]]:  # fmt: skip
-        """The inner loop of a part of the network: its weights for each task, and what is finite if all is well."""
-        moving = inner.moving_parameters(part)
-        fixed = inner.for_all(p for p in part.parameters() if not p.requires_grad)
-        return inner.inner_loop(
-            self.support_losses(part, inputs, labels, norms, kept, steps),
-            fixed | inner.for_each(moving.values(), len(inputs)),
-            moving, steps=steps, rates=self.rates, second_order=second_order, trail=trail,
-        )  # fmt: skip
-
     def support_losses(
-        self, part: nn.Module, inputs: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int
+        self, images: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int
     ) -> Callable[[Weights], Float[Tensor, " b"]]:
         """Gives each of ``steps`` inner steps, in turn, the tasks' losses with the weights that it starts from."""
-        return lambda now: inner.task_losses(inner.answers(part, inputs, now, norms, kept), labels)
+        return lambda now: inner.task_losses(inner.answers(self.network, images, now, norms, kept), labels)
 
     def looped(self, images: Tensor, labels: Tensor, steps: int, second_order: bool, **more: Any) -> Any:
         """One task by learn2learn: a network. ``more``: see ``learn2learn_loop.adapted_network``."""

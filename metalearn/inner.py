@@ -1,6 +1,6 @@
 """The inner loops of a batch of tasks at once, and what they have in common with learn2learn's loop of one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,23 +35,46 @@ def inner_loop(
     Return the weights, and for each task a number that is finite if all of its inner gradients were; nothing is read
     back from the device. Raises UserError naming the parameters that the losses do not depend on.
     """
+
+    def gradients(now: Weights) -> Sequence[Tensor]:
+        loss = losses(now)
+        values = [now[id(parameter)] for parameter in moving.values()]
+        found = torch.autograd.grad(loss.sum(), values, create_graph=second_order, allow_unused=True)
+        require_used(moving, found)
+        return found
+
+    return descent(gradients, weights, moving, steps=steps, rates=rates, trail=trail)
+
+
+def descent(
+    gradients: Callable[[Weights], Sequence[Tensor]],
+    weights: Weights,
+    moving: Mapping[str, Tensor],
+    *,
+    steps: int,
+    rates: Rates,
+    trail: list[Weights] | None = None,
+) -> tuple[Weights, Float[Tensor, " b"]]:
+    """`inner_loop` by what gives, with the tasks' weights, the gradients of ``moving``: (b, ...), in its order."""
     weights, checks = dict(weights), torch.zeros(())
-    keys = {name: id(parameter) for name, parameter in moving.items()}
     rate = {name: as_stored(rates[name]) if isinstance(rates, Mapping) else rates for name in moving}
     for _ in range(steps):
         if trail is not None:
             trail.append(dict(weights))
-        loss = losses(weights)
-        now = [weights[key] for key in keys.values()]
-        found = torch.autograd.grad(loss.sum(), now, create_graph=second_order, allow_unused=True)
-        require_used(moving, found)
+        found = gradients(weights)
         sums = [gradient.detach().flatten(1).sum(1) for gradient in found]
-        checks = checks.to(loss) + torch.stack(sums).sum(0)
-        for (name, key), value, gradient in zip(keys.items(), now, found, strict=True):
-            weights[key] = stepped(value, gradient, rate[name])
+        checks = checks.to(sums[0]) + torch.stack(sums).sum(0)
+        for (name, parameter), gradient in zip(moving.items(), found, strict=True):
+            weights[id(parameter)] = stepped(weights[id(parameter)], gradient, rate[name])
     if trail is not None:
         trail.append(dict(weights))
     return weights, checks
+
+
+def start(part: nn.Module, tasks: int) -> tuple[dict[str, Tensor], Weights]:
+    """What the inner loop moves in a part of a network, and the weights of so many tasks before its first step."""
+    moving = moving_parameters(part)
+    return moving, for_all(p for p in part.parameters() if not p.requires_grad) | for_each(moving.values(), tasks)
 
 
 def as_stored(rate: Tensor | Update) -> Tensor | Update:

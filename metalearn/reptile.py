@@ -75,14 +75,14 @@ class Reptile(MAML):
         return list(order[: steps * size].view(steps, size).to(labels.device))
 
     def support_losses(
-        self, part: nn.Module, inputs: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int
+        self, images: Tensor, labels: Tensor, norms: Norms, kept: Any, steps: int
     ) -> Callable[[Weights], Float[Tensor, " b"]]:
         """See ``MAML.support_losses``: of a batch of images each."""
         rest = iter(self.batches(labels, steps))
 
         def losses(now: Weights) -> Tensor:
             rows = next(rest)
-            return inner.task_losses(inner.answers(part, inputs[:, rows], now, norms), labels[rows])
+            return inner.task_losses(inner.answers(self.network, images[:, rows], now, norms), labels[rows])
 
         return losses
 
